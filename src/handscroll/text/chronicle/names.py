@@ -1,0 +1,149 @@
+"""Full names of the chronicle's people, from the first and last names that `faker` collects.
+
+Knows which names exist, and that training and reading never share one. Leaves to others who does what under a name.
+
+The split is a property of the name itself: a stable hash of it decides between "train" and "read", so the two are
+disjoint for any seeds, lengths and releases. Beyond that, no name may occur inside another of the other split:
+
+- English: first and last name, ASCII letters; no last name begins with another (Johns, Johnson).
+- Chinese: a surname and one or two given characters; no given character is also a surname, and surname plus first
+  given character decide both the split and the length, so no name is the beginning of another (王伟, 王伟明).
+"""
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Literal, NamedTuple
+
+from faker.providers.person.en_US import Provider as English
+from faker.providers.person.zh_CN import Provider as Chinese
+
+Language = Literal["en", "zh"]
+Split = Literal["train", "read"]
+
+LANGUAGES: tuple[Language, ...] = ("en", "zh")
+SPLITS: tuple[Split, ...] = ("train", "read")
+# Rarer surnames would spend vocabulary on characters that are seen a few times.
+COMMON_SURNAMES = 150
+# Of 256 hash values: below the first bound the name is for reading, and Chinese names use another byte for the length.
+READ_SHARE = 128
+SHORT_SHARE = 64
+
+
+class NameParts(NamedTuple):
+    """What a language's names are made of."""
+
+    families: tuple[str, ...]
+    given: tuple[str, ...]
+
+
+class Names:
+    """The names of one language and one split."""
+
+    def __init__(self, lang: str, split: str, seed: int = 0) -> None:
+        if lang not in LANGUAGES:
+            raise ValueError(f"language is {lang!r}; the chronicle speaks {', '.join(LANGUAGES)}")
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
+        self.lang = lang
+        self.split = split
+        self.seed = seed
+        self._families, self._given = name_parts(lang)
+
+    def draw(self, rng: random.Random) -> str:
+        """One name, which may come again."""
+        return self._draw(rng, self._families, self._given)
+
+    def __iter__(self) -> Iterator[str]:
+        """Every name at most once, in an order that follows from the seed."""
+        rng = random.Random(f"{self.seed}/{self.lang}/{self.split}")
+        seen: set[str] = set()
+        misses = 0
+        while misses < 200:  # so many repetitions in a row mean that some 98 % are used
+            name = self.draw(rng)
+            if name in seen:
+                misses += 1
+                continue
+            misses = 0
+            seen.add(name)
+            yield name
+        raise ValueError(
+            f"the {len(seen)} {self.lang} names of the {self.split} split are used up; "
+            "ask for a shorter document or spread it over more languages"
+        )
+
+    def take(self, count: int) -> list[str]:
+        """The first `count` names of the seed's order."""
+        return [name for name, _ in zip(self, range(count), strict=False)]
+
+    def pool(
+        self, count: int, rng: random.Random, *, families: int | None = None, given: int | None = None
+    ) -> list[str]:
+        """`count` different names from few surnames and few given names, so that near misses abound.
+
+        families, given: how many of each to combine; by default about as many as give twice the names needed.
+        Where the split leaves too few combinations, more are taken in.
+        """
+        slots = 2 if self.lang == "en" else 3  # given name and surname; surname and two given characters
+        side = max(2, round((4 * count) ** (1 / slots)))
+        families, given = families or side, given or side
+        while True:
+            some_families = rng.sample(self._families, min(families, len(self._families)))
+            some_given = rng.sample(self._given, min(given, len(self._given)))
+            names = self._combinations(some_families, some_given)
+            if len(names) >= count:
+                return rng.sample(names, count)
+            if families >= len(self._families) and given >= len(self._given):
+                raise ValueError(
+                    f"a pool of {count} {self.lang} names is asked for; there are {len(names)}; ask for fewer"
+                )
+            families, given = families + 1, given + 1
+
+    def _draw(self, rng: random.Random, families: tuple[str, ...], given: tuple[str, ...]) -> str:
+        # int(random() * n) is several times faster than choice, and names are drawn by the million.
+        uniform = rng.random
+        while True:
+            family = families[int(uniform() * len(families))]
+            first = given[int(uniform() * len(given))]
+            if self.lang == "en":
+                name = f"{first} {family}"
+                if split_of(name)[0] == self.split:
+                    return name
+            else:
+                name = family + first
+                split, short = split_of(name)
+                if split == self.split:
+                    return name if short else name + given[int(uniform() * len(given))]
+
+    def _combinations(self, families: list[str], given: list[str]) -> list[str]:
+        if self.lang == "en":
+            names = [f"{first} {family}" for family in families for first in given]
+            return [name for name in names if split_of(name)[0] == self.split]
+        names = []
+        for stem in (family + first for family in families for first in given):
+            split, short = split_of(stem)
+            if split == self.split:
+                names.extend([stem] if short else [stem + second for second in given])
+        return names
+
+
+def split_of(stem: str) -> tuple[Split, bool]:
+    """The split of an English full name or of a Chinese surname with its first given character, and whether the
+    Chinese name ends there."""
+    digest = hashlib.blake2b(stem.encode(), digest_size=2).digest()
+    return ("read" if digest[0] < READ_SHARE else "train"), digest[1] < SHORT_SHARE
+
+
+@cache
+def name_parts(lang: str) -> NameParts:
+    """Surnames and given names of a language, in a fixed order."""
+    if lang == "en":
+        families = [name for name in English.last_names if re.fullmatch("[A-Z][a-z]+", name)]
+        families = [name for name in families if not any(name != o and name.startswith(o) for o in families)]
+        given = [name for name in English.first_names if re.fullmatch("[A-Z][a-z]+", name)]
+        return NameParts(tuple(dict.fromkeys(families)), tuple(dict.fromkeys(given)))
+    characters = tuple(dict.fromkeys("".join(Chinese.first_names)))
+    surnames = [name for name in Chinese.last_names if len(name) == 1 and name not in characters]
+    return NameParts(tuple(dict.fromkeys(surnames[:COMMON_SURNAMES])), characters)
