@@ -1,7 +1,7 @@
 """Byte-level BPE through the `tokenizers` library: trained here, or read from any Hugging Face folder.
 
 Knows how text becomes ids and back, which ids are control tokens, and how the files are laid out so that
-`transformers.AutoTokenizer` gives identical ids. Leaves to others: what a conversation looks like (`chat.py`),
+`transformers.AutoTokenizer` gives identical ids. Leaves to others: conversations (`templates.py`, `chat.py`),
 whether a document begins with `bos_id` (the caller adds it: `encode` never adds a token), and models.
 
 Byte-level BPE is the scheme of GPT-2 (https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf);
@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
-from handscroll.text.chat import DEFAULT_CHAT_TEMPLATE
+from handscroll.text.templates import DEFAULT_CHAT_TEMPLATE
 
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 # How widely used checkpoints name the token that ends a turn; decoding stops at any of them.
@@ -49,6 +49,7 @@ class Tokenizer:
 
     def __init__(self, backend_json: str, config: Mapping[str, Any], *, stop_ids: Sequence[int] = ()) -> None:
         self.config: dict[str, Any] = dict(config)
+        self._json = backend_json
         # Two copies, because whether control tokens in a text are obeyed is a setting of the copy:
         # switching one shared copy to and fro would race between threads.
         self._obeying = tokenizers.Tokenizer.from_str(backend_json)
@@ -96,7 +97,7 @@ class Tokenizer:
             show_progress=False,
         )
         backend.train_from_iterator(_refuse_empty(texts), trainer)
-        return cls(backend.to_str(), _own_config())
+        return cls(backend.to_str(pretty=True), _own_config())
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
@@ -120,11 +121,17 @@ class Tokenizer:
             raise ValueError(f"{path} can't be read as a tokenizer ({error}). Fetch or save the file again.") from error
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json. Each file appears whole or not at all."""
+        """Write tokenizer.json and tokenizer_config.json; each file appears whole or not at all.
+
+        Further stop tokens, which only foreign models have, are noted where they came from: generation_config.json.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "tokenizer.json", self._obeying.to_str(pretty=True))
+        _write(folder / "tokenizer.json", self._json)
         _write(folder / "tokenizer_config.json", json.dumps(self.config, ensure_ascii=False, indent=2) + "\n")
+        if self._extra_stop_ids:
+            generation = _read_json(folder / "generation_config.json") | {"eos_token_id": list(self._extra_stop_ids)}
+            _write(folder / "generation_config.json", json.dumps(generation, ensure_ascii=False, indent=2) + "\n")
 
     @property
     def chat_template(self) -> str | None:
@@ -169,7 +176,7 @@ class Tokenizer:
         return text
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._obeying.to_str(), self.config, self._extra_stop_ids)
+        return _rebuild, (self._json, self.config, self._extra_stop_ids)
 
     def _backend(self, special: bool) -> tokenizers.Tokenizer:
         return self._obeying if special else self._literal
