@@ -1,0 +1,96 @@
+"""Cross-entropy of a vocabulary without holding its logits: the chunked path, and the dense one it is held against.
+
+A batch of N tokens over a vocabulary of V needs N x V logits, by far the largest tensor of a small model's step. Here
+only `chunk` rows of it exist at a time: each chunk's loss and its closed-form gradient, softmax minus one-hot, are
+taken together in the forward pass, so that the backward pass only scales what is already there (as Liger Kernel does,
+arXiv 2410.10989, section 3.2). Unsupervised rows are dropped before any of it: a chat's prompt costs nothing here.
+
+Knows nothing of batches or models: hidden states, a weight and targets come in, a sum and a count go out. Who divides
+by what is the trainer's business.
+
+Letters: N tokens of all rows together, E model width, V vocabulary, C tokens of one chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -100
+# Measured at E = 128, V = 2048 and 4096, N = 4096 and 16384 on two threads: 1.6 to 3 times as fast as the dense path;
+# 128 to 1024 tokens are within noise of each other, 2048 lose a tenth because a chunk's logits leave the cache.
+CHUNK = 1024
+
+
+class Likelihood(NamedTuple):
+    """Negative log-likelihood in nats, summed (a float32 scalar), and the number of tokens that it is summed over."""
+
+    sum: Tensor
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody asks of two numbers
+
+
+def cross_entropy_sum(
+    hidden_NE: Tensor, weight_VE: Tensor, targets_N: Tensor, *, chunk: int = CHUNK, ignore: int = IGNORE
+) -> Likelihood:
+    """Sum of -log softmax(hidden @ weight^T)[target] over the tokens whose target is not `ignore`.
+
+    Gradients reach `hidden_NE` and `weight_VE`. Products run in the inputs' dtype, softmax and sums in float32. With
+    every target ignored the sum is 0, with zero gradients.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: the loss needs at least 1 token at a time; 1024 is a good size")
+    supervised_N = targets_N != ignore
+    count = int(supervised_N.sum())
+    if count < targets_N.numel():
+        kept = supervised_N.nonzero()[:, 0]
+        hidden_NE, targets_N = hidden_NE.index_select(0, kept), targets_N.index_select(0, kept)
+    differentiate = torch.is_grad_enabled() and (hidden_NE.requires_grad or weight_VE.requires_grad)
+    total: Tensor = _ChunkedCrossEntropy.apply(hidden_NE, weight_VE, targets_N, chunk, differentiate)  # type: ignore[no-untyped-call]
+    return Likelihood(total, count)
+
+
+def cross_entropy_sum_dense(
+    hidden_NE: Tensor, weight_VE: Tensor, targets_N: Tensor, *, ignore: int = IGNORE
+) -> Likelihood:
+    """The slow reference of `cross_entropy_sum`: all logits at once, PyTorch's own loss."""
+    logits_NV = F.linear(hidden_NE, weight_VE).float()
+    total = F.cross_entropy(logits_NV, targets_N, ignore_index=ignore, reduction="sum")
+    return Likelihood(total, int((targets_N != ignore).sum()))
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Loss and gradient of one chunk of logits after the other."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NE: Tensor, weight_VE: Tensor, targets_N: Tensor, chunk: int, differentiate: bool
+    ) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden_NE.device)
+        # A low-precision model's chunks are summed in float32: many bfloat16 additions would lose the small ones.
+        grad_weight_VE = torch.zeros_like(weight_VE, dtype=torch.float32) if differentiate else None
+        grad_hidden_NE = torch.empty_like(hidden_NE) if differentiate else None
+        for start in range(0, len(targets_N), chunk):
+            rows = slice(start, start + chunk)
+            hidden_CE, targets_C1 = hidden_NE[rows], targets_N[rows, None]
+            log_probs_CV = F.linear(hidden_CE, weight_VE).float().log_softmax(-1)
+            total -= log_probs_CV.gather(1, targets_C1).sum()
+            if grad_weight_VE is not None and grad_hidden_NE is not None:
+                grad_CV = log_probs_CV.exp_()
+                grad_CV.scatter_add_(1, targets_C1, grad_CV.new_full(targets_C1.shape, -1.0))
+                grad_CV = grad_CV.to(hidden_NE.dtype)
+                torch.mm(grad_CV, weight_VE, out=grad_hidden_NE[rows])
+                if grad_weight_VE.dtype == grad_CV.dtype:
+                    grad_weight_VE.addmm_(grad_CV.T, hidden_CE)
+                else:
+                    grad_weight_VE += grad_CV.T @ hidden_CE
+        if grad_weight_VE is not None:
+            ctx.save_for_backward(grad_hidden_NE, grad_weight_VE.to(weight_VE.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        grad_hidden_NE, grad_weight_VE = ctx.saved_tensors
+        return grad_hidden_NE * grads[0], grad_weight_VE * grads[0], None, None, None

@@ -1,0 +1,51 @@
+"""Causal language modelling: every next token of a document is supervised, as in pretraining (GPT, Radford 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from handscroll.kernels.likelihood import CHUNK, cross_entropy_sum
+from handscroll.training.batch import Batch, TokenRow, Window, collate
+from handscroll.training.objectives.objective import Loss, Models, Term
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """Mean negative log-likelihood of every token given those before it in its document; masks are not looked at.
+
+    `window` pads every batch to that many tokens; None pads to its longest window. `chunk` tokens of logits are held at
+    a time.
+    """
+
+    pad_id: int = 0
+    window: int | None = None
+    chunk: int = CHUNK
+
+    def prepare(self, models: Models, rows: Sequence[TokenRow], rng: torch.Generator) -> Sequence[TokenRow]:
+        """The rows without their masks. Raises ValueError for a row of one token: it has no next one."""
+        for row in rows:
+            if len(row.ids) < 2:
+                raise ValueError(f"a row of {len(row.ids)} tokens has no next token to learn: leave it out")
+        return [TokenRow(row.ids) for row in rows]
+
+    def make_batch(self, windows: Sequence[Window], rng: torch.Generator) -> Batch:
+        batch = collate([[TokenRow(row.ids) for row in rows] for rows in windows], self.pad_id, self.window)
+        if batch.supervised_tokens == 0:
+            raise ValueError("no token of this batch has a next one: give documents of at least 2 tokens")
+        return batch
+
+    def loss(self, models: Models, batch: Batch) -> Loss:
+        return token_loss(models, batch, self.chunk)
+
+
+def token_loss(models: Models, batch: Batch, chunk: int) -> Loss:
+    """The likelihood term that every next-token objective shares: supervised targets of `models["model"]`."""
+    model = models["model"]
+    hidden_BTE = model.hidden(batch.tokens_BT, batch.layout).last_BTE
+    total, count = cross_entropy_sum(
+        hidden_BTE.flatten(0, 1), model.output_weight_VE, batch.targets_BT.flatten(), chunk=chunk
+    )
+    return Loss({"likelihood": Term(total, count)}, {})

@@ -1,0 +1,51 @@
+"""The contract between the trainer and what it trains towards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from handscroll.model import Transformer
+from handscroll.training.batch import Batch, TokenRow, Window
+
+# The key "model" is the one that is trained; references, teachers and critics stand beside it under their own names.
+Models = Mapping[str, Transformer]
+
+
+class Term(NamedTuple):
+    """One part of a loss: a sum with its graph, what it is to be divided by, and its weight in the total.
+
+    Sum and count stay apart because only the trainer knows all of an accumulated batch: means of means would weigh a
+    token by how many others happen to share its micro batch.
+    """
+
+    sum: Tensor
+    count: Tensor | int  # type: ignore[assignment]  # shadows tuple.count
+    weight: float = 1.0
+
+
+class Loss(NamedTuple):
+    """Terms that are differentiated, and numbers that are only logged (averaged over micro batches)."""
+
+    terms: Mapping[str, Term]
+    metrics: Mapping[str, float]
+
+
+class Objective(Protocol):
+    """What to learn from rows. Methods do not mutate the objective; randomness comes from `rng` alone."""
+
+    def prepare(self, models: Models, rows: Sequence[TokenRow], rng: torch.Generator) -> Sequence[TokenRow]:
+        """The rows as they will be trained on, called once for each window's rows before they are collated.
+
+        Checks rows and adds what must be computed first (rollouts, reference log-probabilities). May return them as
+        they are. Raises ValueError for rows that nothing can be learnt from.
+        """
+
+    def make_batch(self, windows: Sequence[Window], rng: torch.Generator) -> Batch:
+        """Windows collated, with what is supervised decided. Raises ValueError where nothing is."""
+
+    def loss(self, models: Models, batch: Batch) -> Loss:
+        """Sums and counts of one micro batch; the trainer divides."""
