@@ -1,0 +1,51 @@
+"""Scaled dot-product attention as pure functions of tensors: the fast path, and the slow one that it is held against.
+
+Knows nothing of models, positions or caches: queries and keys arrive already rotated, visibility arrives as a mask.
+
+Letters: B batch, T query tokens, S keys, H query heads, K kv heads, G = H / K query heads per kv head, D head width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attention(query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Grouped-query attention, softmax(q k^T / sqrt(D)) v, in PyTorch's fused kernel.
+
+    `mask` is boolean, broadcastable to (B, H, T, S), True where a key is visible; None lets every query see every key.
+    `causal` (only with mask None and T == S) hides later keys without building a mask. Returns (B, H, T, D).
+    """
+    batch, num_heads, length, width = query_BHTD.shape
+    num_kv_heads = key_BKSD.shape[1]
+    group = num_heads // num_kv_heads
+    if group > 1 and length == 1:
+        # One query token: its group of heads becomes the row dimension, so that no key is copied (10x repeat_kv).
+        folded = query_BHTD.reshape(batch, num_kv_heads, group, width)
+        if mask is not None and mask.dim() > 2 and mask.shape[-3] > 1:
+            mask = mask.reshape(*mask.shape[:-3], num_kv_heads, group, mask.shape[-1])
+        return F.scaled_dot_product_attention(folded, key_BKSD, value_BKSD, attn_mask=mask).reshape(query_BHTD.shape)
+    return F.scaled_dot_product_attention(
+        query_BHTD, key_BKSD, value_BKSD, attn_mask=mask, is_causal=causal and length > 1, enable_gqa=group > 1
+    )
+
+
+def attention_with_weights(
+    query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, mask: Tensor | None, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """The slow reference of `attention`: the same output, and the weights (B, H, T, S) that produced it."""
+    length, stored = query_BHTD.shape[2], key_BKSD.shape[2]
+    group = query_BHTD.shape[1] // key_BKSD.shape[1]
+    key_BHSD = key_BKSD.repeat_interleave(group, dim=1)
+    value_BHSD = value_BKSD.repeat_interleave(group, dim=1)
+    scores_BHTS = query_BHTD @ key_BHSD.transpose(-1, -2) / math.sqrt(query_BHTD.shape[-1])
+    if causal:
+        mask = torch.ones(length, stored, dtype=torch.bool, device=query_BHTD.device).tril()
+    if mask is not None:
+        scores_BHTS = scores_BHTS.masked_fill(~mask, float("-inf"))
+    weights_BHTS = scores_BHTS.softmax(dim=-1)
+    return weights_BHTS @ value_BHSD, weights_BHTS

@@ -1,0 +1,33 @@
+"""The model room: one transformer, and slots that its config fills.
+
+`ModelConfig` (frozen) says what a network is, `Transformer` is the only network, `Layout` says where each token of a
+batch stands, and `memory.py` holds the protocol behind which every cache policy lives. `checkpoint.py` reads and writes
+Hugging Face folders; `footprint.py` says what a model, its training and its cache need before they are started.
+
+To add a variant of a slot (attention, position, norm, feed-forward):
+1. write one file with a class of the slot's contract, its paper in the docstring;
+2. add one line to the slot's dict (`POSITIONS`, `NORMS`, `FEEDFORWARDS`, `ATTENTIONS`);
+3. name it in `ModelConfig`; map its tensors and keys in `checkpoint.py`;
+4. the contract tests in `tests/model/` run over every entry of the dict by themselves.
+"""
+
+from handscroll.model.config import ModelConfig, RopeOptions
+from handscroll.model.layout import Capture, Layout
+from handscroll.model.memory import Attended, Bytes, Cache, CachePolicy, DirectMemory, LayerMemory, View
+from handscroll.model.transformer import Hidden, Transformer
+
+__all__ = [
+    "Attended",
+    "Bytes",
+    "Cache",
+    "CachePolicy",
+    "Capture",
+    "DirectMemory",
+    "Hidden",
+    "LayerMemory",
+    "Layout",
+    "ModelConfig",
+    "RopeOptions",
+    "Transformer",
+    "View",
+]

@@ -1,0 +1,52 @@
+"""What a model is: sizes and the variant that fills each slot. Everything else about a network follows from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class RopeOptions:
+    """Rotary position embedding (RoFormer, arXiv 2104.09864): angle of pair i at position p is p * theta^(-2i/D)."""
+
+    theta: float = 10000.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and slots of one decoder. Widths are in features, lengths in tokens.
+
+    `max_positions` is the trained window: no position encoding has seen a larger distance.
+    `num_kv_heads` equal to `num_heads` is multi-head attention, 1 is multi-query attention.
+    """
+
+    vocab_size: int
+    width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_width: int
+    feedforward_width: int
+    max_positions: int
+    attention: str = "grouped_query"
+    position: RopeOptions = field(default_factory=RopeOptions)
+    norm: str = "rms"
+    norm_eps: float = 1e-6
+    feedforward: str = "swiglu"
+    qkv_bias: bool = False
+    output_bias: bool = False
+    feedforward_bias: bool = False
+    tied_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_width", "feedforward_width")
+        for name in (*sizes, "max_positions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: a model needs at least 1")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}: "
+                "every kv head serves the same number of query heads"
+            )
+        if self.head_width % 2:
+            raise ValueError(f"head_width={self.head_width} is odd: rotary positions turn pairs of features")

@@ -1,0 +1,41 @@
+"""Families of checkpoints: how each architecture names its sizes in config.json and its tensors in a weights file.
+
+A `Family` is data: key maps and name maps. Nothing in a checkpoint's folder is ever executed, its `auto_map` included.
+To add one: write `families/NAME.py` with a `Family`, and one line below; the round-trip tests run over the dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from handscroll.model.config import ModelConfig
+from handscroll.model.families.family import Family, Source
+from handscroll.model.families.llama import LLAMA
+from handscroll.model.families.qwen2 import QWEN2
+
+FAMILIES = {"llama": LLAMA, "qwen2": QWEN2}
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family that a config.json names. ValueError lists the known ones."""
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ValueError(f"model_type={kind!r} is not supported; known: {', '.join(FAMILIES)}")
+    return FAMILIES[kind]
+
+
+def family_for(config: ModelConfig) -> Family:
+    """The family that a new model is written as: the first that can express it. ValueError where none can."""
+    reasons = []
+    for family in FAMILIES.values():
+        try:
+            family.write(config)
+        except ValueError as reason:
+            reasons.append(str(reason))
+        else:
+            return family
+    raise ValueError("; ".join(reasons) + ": save a model whose config one of them has")
+
+
+__all__ = ["FAMILIES", "Family", "Source", "family_for", "family_of"]

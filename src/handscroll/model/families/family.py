@@ -1,0 +1,170 @@
+"""What a family of checkpoints says: its config.json keys and its tensor names, both ways.
+
+Knows `ModelConfig` and Hugging Face's conventions, in the style of transformers 4 (`rope_theta`, `rope_scaling`) and of
+transformers 5 (`rope_parameters`). Leaves files to `weight_files.py` and models to `checkpoint.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handscroll.model.config import ModelConfig, RopeOptions
+
+TYPES = {"int": (int,), "float": (int, float), "bool": (bool,)}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a model's folder held besides the weights, kept so that saving gives back all that loading found.
+
+    `config` is the whole config.json, keys that Handscroll doesn't know included; `dtype` is the embedding's in the
+    file. `stores_tied_head` tells that a tied head was in the file all the same; `extra_tensors` are those of the
+    file that no parameter needs.
+    """
+
+    family: str
+    config: Mapping[str, Any]
+    dtype: torch.dtype
+    stores_tied_head: bool = False
+    extra_tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture. `read` and `write` are each other's inverse for every config that the family can express.
+
+    `keys` gives the config.json key of a `ModelConfig` field, widths before what follows from them, and `defaults` what
+    transformers takes for a missing one; `fixed` are the fields that the architecture decides by itself, `required` the
+    keys that may have one value only. `modules` gives the name in the file of a module of `Transformer`, {} standing
+    for the layer's number; tensors whose name matches `ignored` can be derived and are no weights.
+    """
+
+    model_type: str
+    architecture: str
+    keys: Mapping[str, str]
+    defaults: Mapping[str, Any]
+    fixed: Mapping[str, Any]
+    required: Mapping[str, Any]
+    modules: Mapping[str, str]
+    ignored: str = r"rotary_emb\.inv_freq$"
+
+    def read(self, config: Mapping[str, Any]) -> ModelConfig:
+        """config.json to `ModelConfig`. ValueError names the key that is missing, mistyped or not supported."""
+        self._refuse_unsupported(config)
+        values = dict(self.fixed)
+        for name in self.keys:
+            values[name] = self._value(name, config, values)
+        return ModelConfig(position=read_rope(config), **values)
+
+    def write(self, config: ModelConfig, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """`ModelConfig` to config.json. Every key of `base` stays as it is unless `config` says otherwise.
+
+        Raises ValueError where this family has no key for something that `config` asks for.
+        """
+        result: dict[str, Any] = self._blank() if base is None else copy.deepcopy(dict(base))
+        wanted = {name: getattr(config, name) for name in self.keys}
+        for name, key in self.keys.items():
+            is_derived = name == "head_width" and config.head_width * config.num_heads == config.width
+            if (base is None and not is_derived) or self._value(name, result, wanted) != wanted[name]:
+                result[key] = wanted[name]
+        if base is None or read_rope(base) != config.position:
+            write_rope(result, config.position)
+        if len(result.get("layer_types") or ()) not in (0, config.num_layers):
+            result["layer_types"] = ["full_attention"] * config.num_layers
+        written = self.read(result)
+        lost = [each.name for each in fields(config) if getattr(written, each.name) != getattr(config, each.name)]
+        if lost:
+            asked = ", ".join(f"{name}={getattr(config, name)!r}" for name in lost)
+            raise ValueError(f"a {self.model_type} checkpoint can't say {asked}")
+        return result
+
+    def file_name(self, name: str) -> str:
+        """The name in the file of a tensor of `Transformer`. ValueError for one that the family doesn't have."""
+        module, _, kind = name.rpartition(".")
+        number = re.search(r"\.(\d+)\.", module)
+        template = self.modules.get(module if number is None else module.replace(number[0], ".{}.", 1))
+        if template is None:
+            raise ValueError(
+                f"a {self.model_type} checkpoint has no place for {name}: merge or detach it before saving"
+            )
+        return f"{template.format(number[1] if number else '')}.{kind}"
+
+    def _blank(self) -> dict[str, Any]:
+        # The ids of control tokens are explicit, because transformers takes 1 and 2 where a Llama names none.
+        tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+        return {"architectures": [self.architecture], "model_type": self.model_type, **tokens, **self.required}
+
+    def _value(self, name: str, config: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+        """A field as `config` has it, else what follows from the fields before it (`values`), else the default."""
+        key = self.keys[name]
+        value = config.get(key)
+        if value is not None:
+            return checked(value, next(str(each.type) for each in fields(ModelConfig) if each.name == name), key)
+        if name == "num_kv_heads":
+            return values["num_heads"]
+        if name == "head_width":
+            if values["width"] % values["num_heads"]:
+                raise ValueError(
+                    f"{self.keys['width']}={values['width']} is not a multiple of {self.keys['num_heads']}="
+                    f"{values['num_heads']}: correct one of them, or give the width of a head as {key}"
+                )
+            return values["width"] // values["num_heads"]
+        if name not in self.defaults:
+            raise ValueError(f"{key} is missing: a {self.model_type} config.json must give it")
+        return self.defaults[name]
+
+    def _refuse_unsupported(self, config: Mapping[str, Any]) -> None:
+        for key, allowed in self.required.items():
+            if config.get(key) not in (None, allowed):
+                raise ValueError(f"{key}={config[key]!r} isn't supported yet: only {allowed!r}")
+        if config.get("quantization_config"):
+            raise ValueError("quantization_config: quantized checkpoints aren't supported yet: use the unquantized one")
+        kinds = config.get("layer_types") or []
+        if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+            raise ValueError(f"layer_types={kinds!r} isn't supported yet: only 'full_attention' in every layer")
+
+
+def read_rope(config: Mapping[str, Any]) -> RopeOptions:
+    """The rotary options of a config.json of either style. ValueError for any scaling: none is supported yet."""
+    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(parameters, Mapping) or any(isinstance(value, Mapping) for value in parameters.values()):
+        raise ValueError(
+            f"rope_parameters={parameters!r} isn't supported: give one {{'rope_theta': ...}} for all layers"
+        )
+    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    if kind != "default":
+        raise ValueError(f"rope type {kind!r} isn't supported yet: only 'default', a model without scaled positions")
+    if parameters.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError(f"partial_rotary_factor={parameters['partial_rotary_factor']!r} isn't supported yet: only 1.0")
+    given = [value for value in (parameters.get("rope_theta"), config.get("rope_theta")) if value is not None]
+    thetas = [checked(value, "float", "rope_theta") for value in given] or [RopeOptions().theta]
+    if len(set(thetas)) > 1:
+        raise ValueError(f"rope_theta is {given[0]} in rope_parameters and {given[1]} beside it: remove one of them")
+    if thetas[0] <= 0:
+        raise ValueError(f"rope_theta={given[0]}: it must be positive")
+    return RopeOptions(theta=thetas[0])
+
+
+def write_rope(config: dict[str, Any], position: RopeOptions) -> None:
+    """Writes the options where `config` keeps them already (mutates); else in version 4's style, which both read."""
+    parameters = config.get("rope_parameters")
+    if parameters:
+        config["rope_parameters"] = {**parameters, "rope_theta": position.theta}
+    if not parameters or "rope_theta" in config:
+        config["rope_theta"] = position.theta
+
+
+def checked(value: Any, kind: str, key: str) -> Any:
+    """`value` as the type of a config field: every int is a size; a number in quotes or true for one is a mistake."""
+    if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
+        raise ValueError(f"{key}={value!r} is not of type {kind}")
+    if kind == "int" and value < 1:
+        raise ValueError(f"{key}={value!r}: it must be at least 1")
+    return float(value) if kind == "float" else value

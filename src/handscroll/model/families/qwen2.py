@@ -1,0 +1,14 @@
+"""Qwen2 and Qwen2.5 (arXiv 2407.10671): Llama with biases on q, k and v and on nothing else."""
+
+from handscroll.model.families.family import Family
+from handscroll.model.families.llama import MODULES, SIZES
+
+QWEN2 = Family(
+    model_type="qwen2",
+    architecture="Qwen2ForCausalLM",
+    keys=SIZES,
+    defaults={"max_positions": 32768, "norm_eps": 1e-6, "tied_embeddings": False},
+    fixed={"qkv_bias": True, "output_bias": False, "feedforward_bias": False},
+    required={"hidden_act": "silu", "use_sliding_window": False},
+    modules=MODULES,
+)

@@ -1,0 +1,136 @@
+"""What a model, its training and its memory of a text need in bytes, known before anything is allocated.
+
+Pure functions of `ModelConfig`, in the units of its tensors, and a refusal of what can't fit. What is free is asked of
+`free_memory.py`. Per-token letters of the formulas are the project's: E model width, H heads, K kv heads, D head
+width, F feed-forward width, L layers, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from handscroll.model.config import ModelConfig
+from handscroll.model.free_memory import available_memory
+
+# Numbers that an optimizer keeps per parameter; muon keeps one per number of a block's matrices, adamw's two elsewhere.
+OPTIMIZER_SLOTS = {"adamw": 2, "muon": 1, "sgd": 0}
+
+
+class DoesNotFit(ValueError, MemoryError):
+    """What was asked for needs more memory than there is. A ValueError too, because the way out is another setting."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes by what they are for; `cache` is keys and values."""
+
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    cache: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, each.name) for each in fields(self))
+
+    def describe(self) -> str:
+        """One line: "16.2 MB = weights 3.7 MB + gradients 3.7 MB + ..."."""
+        parts = [(each.name, getattr(self, each.name)) for each in fields(self)]
+        return f"{readable(self.total)} = " + " + ".join(f"{name} {readable(size)}" for name, size in parts if size)
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Numbers in all weights; a tied head counts once."""
+    embedding = config.vocab_size * config.width
+    head = 0 if config.tied_embeddings else embedding
+    vectors = _vectors_per_layer(config) * config.num_layers + config.width
+    return embedding + head + vectors + matrix_count(config)
+
+
+def matrix_count(config: ModelConfig) -> int:
+    """Numbers in the matrices of all blocks: 2 E H D (q, o) + 2 E K D (k, v) + 3 E F (gate, up, down), L times."""
+    heads_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
+    per_layer = config.width * (2 * heads_width + 2 * kv_width + 3 * config.feedforward_width)
+    return per_layer * config.num_layers
+
+
+def kv_bytes(config: ModelConfig, tokens: int, dtype: torch.dtype = torch.float32) -> int:
+    """Keys and values of `tokens` tokens (of all rows together), kept in full: 2 L K D each."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_width * tokens * dtype.itemsize
+
+
+def reading_bytes(config: ModelConfig, tokens: int, dtype: torch.dtype = torch.float32) -> Footprint:
+    """A model that holds `tokens` tokens in a full cache."""
+    return Footprint(weights=parameter_count(config) * dtype.itemsize, cache=kv_bytes(config, tokens, dtype))
+
+
+def training_bytes(
+    config: ModelConfig,
+    tokens: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    optimizer: str = "adamw",
+    activation_checkpointing: bool = False,
+    logits_at_once: int | None = None,
+) -> Footprint:
+    """One training step over `tokens` tokens, padding included, of which `logits_at_once` (all) have logits together.
+
+    Activations are an estimate of what the backward pass reads again, in numbers per token:
+    a layer 6 E + 3 H D + 2 K D + 4 F + H + 2 (both norms' input, scaled and output; rotated q and k, v, attention's
+    output twice, its log-sum-exp; gate, silu, up, their product), the final norm 2 E + 1, and 2 V of logits and their
+    gradient. With activation checkpointing a layer keeps E, and one layer at a time is whole. Masks are not counted.
+    Raises ValueError for an optimizer that isn't known.
+    """
+    if optimizer not in OPTIMIZER_SLOTS:
+        raise ValueError(f"optimizer={optimizer!r} is not known; known: {', '.join(OPTIMIZER_SLOTS)}")
+    count, matrices = parameter_count(config), matrix_count(config)
+    slots = OPTIMIZER_SLOTS[optimizer] * count
+    if optimizer == "muon":
+        slots = matrices + OPTIMIZER_SLOTS["adamw"] * (count - matrices)
+    heads_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
+    layer = 6 * config.width + 3 * heads_width + 2 * kv_width + 4 * config.feedforward_width + config.num_heads + 2
+    layers = config.num_layers * config.width + layer if activation_checkpointing else config.num_layers * layer
+    logits = 2 * config.vocab_size * (tokens if logits_at_once is None else min(logits_at_once, tokens))
+    return Footprint(
+        weights=count * dtype.itemsize,
+        gradients=count * dtype.itemsize,
+        optimizer=slots * dtype.itemsize,
+        activations=(tokens * (layers + 2 * config.width + 1) + logits) * dtype.itemsize,
+    )
+
+
+def require(bytes_needed: int, what: str, device: torch.device | str = "cpu") -> None:
+    """Refuses, before it begins, what can't fit: DoesNotFit with both numbers. Silent where free memory is unknown."""
+    available = available_memory(device)
+    if available is not None and bytes_needed > available:
+        raise DoesNotFit(
+            f"{what} needs {readable(bytes_needed)}, but {readable(available)} of memory is free: "
+            "free some, or choose a smaller model, fewer tokens or a smaller dtype"
+        )
+
+
+def readable(size: int) -> str:
+    """Bytes in decimal units: 999 B, 1.0 kB, 3.7 MB."""
+    if size < 1000:
+        return f"{size} B"
+    scaled = float(size)
+    for unit in ("kB", "MB", "GB"):
+        scaled /= 1000
+        if scaled < 999.95:
+            return f"{scaled:.1f} {unit}"
+    return f"{scaled / 1000:.1f} TB"
+
+
+def _vectors_per_layer(config: ModelConfig) -> int:
+    """Two norms, and the biases that the config asks for."""
+    vectors = 2 * config.width
+    if config.qkv_bias:
+        vectors += (config.num_heads + 2 * config.num_kv_heads) * config.head_width
+    if config.output_bias:
+        vectors += config.width
+    if config.feedforward_bias:
+        vectors += 2 * config.feedforward_width + config.width
+    return vectors

@@ -1,0 +1,72 @@
+"""Who starts with which numbers: all of a new model's weights are drawn here, in one function."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from handscroll.model.norm import RMSNorm
+
+if TYPE_CHECKING:
+    from handscroll.model.transformer import Transformer
+
+KEY_BIAS = 2.0
+
+
+@torch.no_grad()
+def initialize(model: Transformer, seed: int) -> None:
+    """Draws every weight from `seed`.
+
+    | weight | distribution |
+    |---|---|
+    | embedding | normal, std 0.02 where tied (it is the head too), else 1 / sqrt(E) |
+    | q, k, v, gate, up, head | normal, std 1 / sqrt(fan in) |
+    | o, down | normal, std 1 / sqrt(fan in) / sqrt(2 * layers): the residual stream keeps its size (GPT-2) |
+    | biases | 0 |
+    | norm weights | 1 |
+    """
+    generator = torch.Generator().manual_seed(seed)
+    config = model.config
+
+    def draw(weight: torch.Tensor, std: float) -> None:
+        weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+
+    residual = 1 / math.sqrt(2 * config.num_layers)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            draw(module.weight, 0.02 if config.tied_embeddings else 1 / math.sqrt(config.width))
+        elif isinstance(module, nn.Linear):
+            scale = residual if name.endswith((".o", ".down")) else 1.0
+            draw(module.weight, scale / math.sqrt(module.in_features))
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, RMSNorm):
+            module.weight.fill_(1.0)
+
+
+@torch.no_grad()
+def look_back(model: Transformer, bias: float = KEY_BIAS) -> None:
+    """Sets the first layer's q and k biases so that head h starts out looking h + 1 tokens back.
+
+    A head that sees the previous token is the first half of an induction head (arXiv 2209.11895); finding it by
+    gradient descent is what small models spend most of their training on. Every key bias is `bias`; the query bias is
+    the same vector turned by -(h + 1) positions, so that their product peaks where key position = query position -
+    (h + 1).
+    Raises ValueError for a model without q and k biases.
+    """
+    config = model.config
+    if not config.qkv_bias:
+        raise ValueError("qkv_bias=False: looking back is written into the q and k biases; use qkv_bias=True")
+    query, key = (cast(nn.Linear, model.get_submodule(f"layers.0.attention.{name}")) for name in ("q", "k"))
+    key_bias_KD = torch.full((config.num_kv_heads, config.head_width), bias)
+    key.bias.copy_(key_bias_KD.flatten())
+    heads = torch.arange(config.num_heads)
+    group = config.num_heads // config.num_kv_heads
+    rotation = model.position.rotation(heads + 1)
+    # Turning by -(h + 1) is turning by h + 1 with the sine's sign changed.
+    backwards = rotation._replace(sine=-rotation.sine)
+    query_bias_HD = model.position.rotate(key_bias_KD.repeat_interleave(group, 0)[None, None], backwards)[0, 0]
+    query.bias.copy_(query_bias_HD.flatten())

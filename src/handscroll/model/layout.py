@@ -1,0 +1,97 @@
+"""Where every token of a batch stands: built once per forward, handed to every slot, never changed.
+
+Lengths are per row everywhere. `index_BT` alone decides what comes before what; `positions_BTP` is only what position
+encodings see, so a policy may move a key without making it visible earlier or later.
+
+Letters: B batch, T tokens, S keys, P position axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Capture(NamedTuple):
+    """What a forward returns besides its last hidden states."""
+
+    weights: bool = False
+    layers: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The place of each token. `index_BT` is -1 at padding; `document_BT` keeps packed documents apart.
+
+    `starts` and `lengths` (one per row) are known on the host when each row is one contiguous run of real tokens,
+    padded on the right; a cache needs them. They are None for packed training windows, which no cache takes.
+    """
+
+    index_BT: Tensor
+    positions_BTP: Tensor
+    document_BT: Tensor | None = None
+    capture: Capture = Capture()
+    starts: tuple[int, ...] | None = None
+    lengths: tuple[int, ...] | None = None
+
+    @classmethod
+    def rows(
+        cls,
+        lengths: Sequence[int],
+        starts: Sequence[int] | None = None,
+        *,
+        size: int | None = None,
+        device: torch.device | str = "cpu",
+        capture: Capture = Capture(),
+    ) -> Layout:
+        """Rows of `lengths[b]` real tokens that continue a sequence at `starts[b]` (0), right-padded to `size`."""
+        starts = tuple(starts) if starts is not None else (0,) * len(lengths)
+        size = max(lengths) if size is None else size
+        offsets_T = torch.arange(size, device=device)
+        if len(set(lengths)) == len(set(starts)) == 1 and lengths[0] == size:
+            index_BT = (offsets_T + starts[0]).expand(len(lengths), size)
+        else:
+            starts_B = torch.tensor(starts, device=device)
+            lengths_B = torch.tensor(tuple(lengths), device=device)
+            index_BT = starts_B[:, None] + offsets_T
+            index_BT = index_BT.masked_fill(offsets_T >= lengths_B[:, None], -1)
+        positions_BTP = index_BT.clamp(min=0)[..., None]
+        return cls(index_BT, positions_BTP, None, capture, starts, tuple(lengths))
+
+    @classmethod
+    def packed(cls, index_BT: Tensor, positions_BT: Tensor, document_BT: Tensor) -> Layout:
+        """Windows that hold several documents each; padding has index -1."""
+        return cls(index_BT, positions_BT[..., None], document_BT)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Every row is full and starts at the same index: no mask but the causal one is needed."""
+        starts, lengths = self.starts, self.lengths
+        return (
+            starts is not None
+            and lengths is not None
+            and len(set(starts)) == 1
+            and all(length == self.index_BT.shape[1] for length in lengths)
+        )
+
+    def mask(self) -> Tensor | None:
+        """Who sees whom within this forward: (B, 1, T, T) boolean, or None where plain causality says it all."""
+        if self.document_BT is None and self.is_uniform:
+            return None
+        mask_BTS = visible(self.index_BT, self.index_BT)
+        if self.document_BT is not None:
+            mask_BTS &= self.document_BT[:, :, None] == self.document_BT[:, None, :]
+        return mask_BTS[:, None]
+
+
+def visible(query_index_BT: Tensor, key_index_BS: Tensor) -> Tensor:
+    """(B, T, S): a query sees real keys that are not after it.
+
+    Padding queries see every key: their output is never read, and a softmax over nothing would spread NaN.
+    """
+    query_BT1, key_B1S = query_index_BT[:, :, None], key_index_BS[:, None, :]
+    return ((key_B1S <= query_BT1) & (key_B1S >= 0)) | (query_BT1 < 0)

@@ -1,0 +1,94 @@
+"""The contract between attention and whatever remembers keys and values; and `DirectMemory`, which remembers nothing.
+
+Attention projects, hands (query, key, value) to its memory unrotated, and projects what comes back. With a cache the
+memory is one of `Cache.layers`; without one it is `DirectMemory`: the forward's own tokens, as in training.
+
+Letters: B batch, T tokens, S keys, H heads, K kv heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from handscroll.kernels.attention import attention, attention_with_weights
+from handscroll.model.config import ModelConfig
+from handscroll.model.layout import Layout
+from handscroll.model.position import Position
+
+
+class Attended(NamedTuple):
+    """What attention read: (B, H, T, D); weights (B, H, T, S) only where the layout captures them."""
+
+    out_BHTD: Tensor
+    weights_BHTS: Tensor | None
+
+
+class View(NamedTuple):
+    """What a query may attend to: keys rotated at `positions_BKS`; `index_BKS` (-1 = empty slot) decides visibility."""
+
+    key_BKSD: Tensor
+    value_BKSD: Tensor
+    positions_BKS: Tensor
+    index_BKS: Tensor
+
+
+class Bytes(NamedTuple):
+    """Bytes held, by where they live. On a CPU `device` is what attention reads, `host` what waits in archives."""
+
+    device: int
+    host: int
+
+
+class LayerMemory(Protocol):
+    """One layer's memory. `attend` mutates a cache: it appends the new keys and values, then attends."""
+
+    def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended: ...
+
+
+class Cache(Protocol):
+    """The memory of a batch of sequences, one `LayerMemory` per layer. Rows are independent and of any length."""
+
+    layers: Sequence[LayerMemory]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens read so far, per row."""
+
+    def bytes(self) -> Bytes:
+        """Bytes of every tensor held, device and host apart."""
+
+    def truncate(self, lengths: Sequence[int]) -> None:
+        """Forgets what each row read past `lengths[row]` (mutates). ValueError where a policy no longer can."""
+
+    def select(self, rows: Sequence[int]) -> Cache:
+        """A new cache of these rows, reordered, dropped or repeated; later appends to either leave the other as is."""
+
+
+class CachePolicy(Protocol):
+    """Frozen options of one way of remembering."""
+
+    def start(self, config: ModelConfig, position: Position, rows: int) -> Cache:
+        """An empty cache for `rows` sequences."""
+
+    def options(self) -> dict[str, Any]:
+        """The policy by name, as YAML, JSON and HTTP write it: {"policy": name, ...}."""
+
+
+class DirectMemory:
+    """Attention among the forward's own tokens. Stateless, so one instance serves all layers and any recomputation."""
+
+    def __init__(self, position: Position, layout: Layout):
+        self.position = position
+        self.rotation = position.rotation(layout.positions_BTP[..., 0])
+        self.mask_B1TS = layout.mask()
+
+    def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended:
+        query_BHTD = self.position.rotate(query_BHTD, self.rotation)
+        key_BKTD = self.position.rotate(key_BKTD, self.rotation)
+        causal = self.mask_B1TS is None
+        if layout.capture.weights:
+            return Attended(*attention_with_weights(query_BHTD, key_BKTD, value_BKTD, self.mask_B1TS, causal))
+        return Attended(attention(query_BHTD, key_BKTD, value_BKTD, self.mask_B1TS, causal), None)

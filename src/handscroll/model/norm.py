@@ -1,0 +1,24 @@
+"""The norm slot: `forward(x_BTE, layout) -> (x_BTE, aux)`. aux is what a trainer must know besides; None here."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from handscroll.model.layout import Layout
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight (arXiv 1910.07467, equation 4): LayerNorm without mean and bias."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x_BTE: Tensor, layout: Layout) -> tuple[Tensor, None]:
+        return F.rms_norm(x_BTE, self.weight.shape, self.weight, self.eps), None
+
+
+NORMS = {"rms": RMSNorm}

@@ -1,0 +1,116 @@
+"""The one network. Every architecture is a `ModelConfig` of it; a cache, if given, is its memory of earlier tokens.
+
+Letters: B batch, T tokens, E model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from handscroll.model.attention import ATTENTIONS
+from handscroll.model.config import ModelConfig
+from handscroll.model.families import Source
+from handscroll.model.feedforward import FEEDFORWARDS
+from handscroll.model.initialization import initialize
+from handscroll.model.layout import Layout
+from handscroll.model.memory import Cache, DirectMemory, LayerMemory
+from handscroll.model.norm import NORMS
+from handscroll.model.position import make_position
+
+
+class Hidden(NamedTuple):
+    """Hidden states after the final norm; per layer, on request, its output and its attention weights."""
+
+    last_BTE: Tensor
+    layers: tuple[Tensor, ...] = ()
+    weights: tuple[Tensor, ...] = ()
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feedforward(norm(x)): pre-norm (arXiv 2002.04745)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        norm = NORMS[config.norm]
+        self.attention_norm = norm(config.width, config.norm_eps)
+        self.attention = ATTENTIONS[config.attention](config)
+        self.feedforward_norm = norm(config.width, config.norm_eps)
+        self.feedforward = FEEDFORWARDS[config.feedforward](config)
+
+    def forward(self, x_BTE: Tensor, memory: LayerMemory, layout: Layout) -> tuple[Tensor, Tensor | None]:
+        normed_BTE, _ = self.attention_norm(x_BTE, layout)
+        attended_BTE, weights_BHTS = self.attention(normed_BTE, memory, layout)
+        x_BTE = x_BTE + attended_BTE
+        normed_BTE, _ = self.feedforward_norm(x_BTE, layout)
+        fed_BTE, _ = self.feedforward(normed_BTE, layout)
+        return x_BTE + fed_BTE, weights_BHTS
+
+
+class Transformer(nn.Module):
+    """Embedding, `num_layers` blocks, a final norm, a language-model head.
+
+    Weights are drawn from `seed`; None leaves them as they are, for a model that is about to be filled from a file.
+    `source` is what `checkpoint.py` found in the folder that the model was read from, None for a new model.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int | None = 0):
+        super().__init__()
+        self.config = config
+        self.position = make_position(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = NORMS[config.norm](config.width, config.norm_eps)
+        if not config.tied_embeddings:
+            self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.activation_checkpointing = False
+        self.source: Source | None = None
+        if seed is not None:
+            initialize(self, seed)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    @property
+    def output_weight_VE(self) -> Tensor:
+        """The matrix that turns hidden states into logits: the embedding's own where they are tied."""
+        return self.embedding.weight if self.config.tied_embeddings else self.head.weight
+
+    def forward(self, tokens_BT: Tensor, layout: Layout | None = None, cache: Cache | None = None) -> Tensor:
+        """int64 (B, T) -> logits (B, T, V) in the model's dtype."""
+        return self.logits(self.hidden(tokens_BT, layout, cache).last_BTE)
+
+    def hidden(self, tokens_BT: Tensor, layout: Layout | None = None, cache: Cache | None = None) -> Hidden:
+        """Hidden states before the head. With a cache the tokens continue its rows, and it is mutated."""
+        if layout is None:
+            batch, length = tokens_BT.shape
+            starts = cache.lengths if cache is not None else None
+            layout = Layout.rows([length] * batch, starts, device=tokens_BT.device)
+        memories: Sequence[LayerMemory] = (
+            [DirectMemory(self.position, layout)] * len(self.layers) if cache is None else cache.layers
+        )
+        # A cache is mutated by attention: a block that is recomputed would append its tokens twice.
+        recompute = self.activation_checkpointing and torch.is_grad_enabled() and cache is None
+        layers, weights = [], []
+        x_BTE = self.embedding(tokens_BT)
+        for block, memory in zip(self.layers, memories, strict=True):
+            if recompute:
+                x_BTE, weights_BHTS = checkpoint(block, x_BTE, memory, layout, use_reentrant=False)
+            else:
+                x_BTE, weights_BHTS = block(x_BTE, memory, layout)
+            if layout.capture.layers:
+                layers.append(x_BTE)
+            if weights_BHTS is not None:
+                weights.append(weights_BHTS)
+        last_BTE, _ = self.norm(x_BTE, layout)
+        return Hidden(last_BTE, tuple(layers), tuple(weights))
+
+    def logits(self, hidden_BTE: Tensor) -> Tensor:
+        """(..., E) -> (..., V)."""
+        return F.linear(hidden_BTE, self.output_weight_VE)
