@@ -63,7 +63,11 @@ def find_files(paths: Iterable[str | Path]) -> list[Path]:
 
 def iterate_rows(file: Path) -> Iterator[Row]:
     """The rows of one file, one by one."""
-    text = _decode(file, file.read_bytes())
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file} can't be read: {error.strerror}. Check its permissions.") from error
+    text = _decode(file, content)
     if file.suffix.lower() in TEXT_SUFFIXES:
         if text.strip():
             yield {"text": text}

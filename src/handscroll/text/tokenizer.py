@@ -9,7 +9,6 @@ the split pattern is Qwen2's (https://arxiv.org/abs/2407.10671), which cuts numb
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
+from handscroll.text.files import write_files
 from handscroll.text.templates import DEFAULT_CHAT_TEMPLATE
 
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -125,13 +125,11 @@ class Tokenizer:
 
         Further stop tokens, which only foreign models have, are noted where they came from: generation_config.json.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "tokenizer.json", self._json)
-        _write(folder / "tokenizer_config.json", json.dumps(self.config, ensure_ascii=False, indent=2) + "\n")
+        files = {"tokenizer.json": self._json, "tokenizer_config.json": _to_json(self.config)}
         if self._extra_stop_ids:
-            generation = _read_json(folder / "generation_config.json") | {"eos_token_id": list(self._extra_stop_ids)}
-            _write(folder / "generation_config.json", json.dumps(generation, ensure_ascii=False, indent=2) + "\n")
+            generation = _read_json(Path(folder) / "generation_config.json")
+            files["generation_config.json"] = _to_json(generation | {"eos_token_id": list(self._extra_stop_ids)})
+        write_files(folder, {name: [content] for name, content in files.items()})
 
     @property
     def chat_template(self) -> str | None:
@@ -256,10 +254,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _to_json(content: dict[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"

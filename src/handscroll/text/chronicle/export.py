@@ -5,7 +5,6 @@ split, so a model that learns from them meets nobody of the text that it is late
 """
 
 import json
-import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from handscroll.text.chronicle.document import JOINTS, Document, paragraphs, wri
 from handscroll.text.chronicle.names import LANGUAGES, Names
 from handscroll.text.chronicle.questions import even_questions
 from handscroll.text.chronicle.relations import Fact, answer_sentence, draw_answer, question
+from handscroll.text.files import write_files
 
 Row = dict[str, Any]
 
@@ -42,8 +42,8 @@ def export(
         questions_per_language = min(100, fewest)
     rng = random.Random(f"questions/{seed}")
     questions = even_questions(document, questions_per_language, rng)
-    _write_files(
-        Path(folder),
+    write_files(
+        folder,
         {
             "text.txt": [document.text],
             "questions.jsonl": _lines(asked.as_row() for asked in questions),
@@ -94,18 +94,3 @@ def _triple(fact: Fact) -> Row:
 
 def _lines(rows: Iterable[Row]) -> Iterator[str]:
     return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _write_files(folder: Path, files: dict[str, Iterable[str]]) -> None:
-    """All files under temporary names first, so that an interruption leaves no half of a chronicle."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = {folder / name: folder / f".{name}.{os.getpid()}.tmp" for name in files}
-    try:
-        for path, waiting in temporary.items():
-            with waiting.open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(files[path.name])
-        for path, waiting in temporary.items():
-            os.replace(waiting, path)
-    finally:
-        for waiting in temporary.values():
-            waiting.unlink(missing_ok=True)

@@ -5,7 +5,8 @@ Knows which names exist, and that training and reading never share one. Leaves t
 The split is a property of the name itself: a stable hash of it decides between "train" and "read", so the two are
 disjoint for any seeds, lengths and releases. Beyond that, no name may occur inside another of the other split:
 
-- English: first and last name, ASCII letters; no last name begins with another (Johns, Johnson).
+- English: first and last name, ASCII letters, no word of an answer (April, Amber, York); no last name begins
+  with another (Johns, Johnson).
 - Chinese: a surname and one or two given characters; no given character is also a surname, and surname plus first
   given character decide both the split and the length, so no name is the beginning of another (王伟, 王伟明).
 """
@@ -19,6 +20,8 @@ from typing import Literal, NamedTuple
 
 from faker.providers.person.en_US import Provider as English
 from faker.providers.person.zh_CN import Provider as Chinese
+
+from handscroll.text.chronicle.answers import EVENT_KINDS_EN, EVENT_NAMES_EN, MONTHS, TOWNS_EN
 
 Language = Literal["en", "zh"]
 Split = Literal["train", "read"]
@@ -140,9 +143,10 @@ def split_of(stem: str) -> tuple[Split, bool]:
 def name_parts(lang: str) -> NameParts:
     """Surnames and given names of a language, in a fixed order."""
     if lang == "en":
-        families = [name for name in English.last_names if re.fullmatch("[A-Z][a-z]+", name)]
+        taken = {*MONTHS, *TOWNS_EN, *EVENT_NAMES_EN, *EVENT_KINDS_EN}
+        families = [name for name in English.last_names if re.fullmatch("[A-Z][a-z]+", name) and name not in taken]
         families = [name for name in families if not any(name != o and name.startswith(o) for o in families)]
-        given = [name for name in English.first_names if re.fullmatch("[A-Z][a-z]+", name)]
+        given = [name for name in English.first_names if re.fullmatch("[A-Z][a-z]+", name) and name not in taken]
         return NameParts(tuple(dict.fromkeys(families)), tuple(dict.fromkeys(given)))
     characters = tuple(dict.fromkeys("".join(Chinese.first_names)))
     surnames = [name for name in Chinese.last_names if len(name) == 1 and name not in characters]
