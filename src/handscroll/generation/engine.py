@@ -1,0 +1,117 @@
+"""Reading a text into a cache, and continuing it token by token, for any number of rows of any length.
+
+Knows models and caches by their contracts only; text, chat templates and stop strings belong to its callers.
+
+Letters: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from handscroll.generation.sampling import Sampler, Sampling
+from handscroll.model import Cache, Layout, Transformer
+
+CHUNK = 2048
+
+
+class Read(NamedTuple):
+    """Progress of reading: tokens read of each row so far, and the hidden states (B, T, E) of the chunk just read."""
+
+    tokens: int
+    total: int
+    hidden_BTE: Tensor
+    layout: Layout
+
+
+class Emitted(NamedTuple):
+    """One generated token of one row; `is_last` where the row ends with it (a stop token, or the limit)."""
+
+    row: int
+    token: int
+    is_last: bool
+
+
+def read(model: Transformer, prompts: Sequence[Sequence[int]], cache: Cache, chunk: int = CHUNK) -> Iterator[Read]:
+    """Feeds each row's tokens to its row of the cache (mutates), `chunk` at a time; rows may differ in length."""
+    _check(prompts, cache, model)
+    total = max(len(prompt) for prompt in prompts)
+    for first in range(0, total, chunk):
+        lengths = [min(max(len(prompt) - first, 0), chunk) for prompt in prompts]
+        layout = Layout.rows(lengths, cache.lengths, device=model.device)
+        tokens_BT = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            tokens_BT[row, : lengths[row]] = torch.as_tensor(prompt[first : first + chunk])
+        with torch.inference_mode():
+            hidden = model.hidden(tokens_BT.to(model.device), layout, cache)
+        yield Read(min(first + chunk, total), total, hidden.last_BTE, layout)
+
+
+def generate(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    cache: Cache,
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int] = (),
+    sampling: Sampling = Sampling(),
+    chunk: int = CHUNK,
+) -> Iterator[Emitted]:
+    """Continues every row of the cache after its prompt (mutates); rows end at a stop token or after `max_new_tokens`.
+
+    Rows that have ended leave the batch once they are half of it.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: at least 1")
+    last_BE: Tensor | None = None
+    for progress in read(model, prompts, cache, chunk):
+        last_BE = _last_states(progress, last_BE)
+    assert last_BE is not None
+    sampler = Sampler(sampling, len(prompts))
+    alive = list(range(len(prompts)))
+    ended: set[int] = set()
+    for step in range(max_new_tokens):
+        with torch.inference_mode():
+            picked = sampler.pick(model.logits(last_BE), alive)
+        for row, token in zip(alive, picked, strict=True):
+            if row not in ended:
+                is_last = token in stop_ids or step == max_new_tokens - 1
+                yield Emitted(row, token, is_last)
+                if is_last:
+                    ended.add(row)
+        if len(ended) == len(prompts):
+            return
+        kept = [place for place, row in enumerate(alive) if row not in ended]
+        if 2 * len(kept) <= len(alive):
+            cache, alive, picked = cache.select(kept), [alive[p] for p in kept], [picked[p] for p in kept]
+        with torch.inference_mode():
+            last_BE = model.hidden(torch.tensor(picked, device=model.device)[:, None], cache=cache).last_BTE[:, -1]
+
+
+def _last_states(progress: Read, earlier_BE: Tensor | None) -> Tensor:
+    """Each row's hidden state at its last real token, which may stand in an earlier chunk."""
+    lengths = progress.layout.lengths
+    assert lengths is not None
+    last_BE = progress.hidden_BTE[torch.arange(len(lengths)), torch.tensor(lengths).clamp(min=1) - 1]
+    if earlier_BE is None or min(lengths) > 0:
+        return last_BE
+    is_here_B1 = torch.tensor(lengths, device=last_BE.device)[:, None] > 0
+    return torch.where(is_here_B1, last_BE, earlier_BE)
+
+
+def _check(prompts: Sequence[Sequence[int]], cache: Cache, model: Transformer) -> None:
+    if len(prompts) != len(cache.lengths):
+        raise ValueError(f"{len(prompts)} prompts for a cache of {len(cache.lengths)} rows: one prompt per row")
+    for row, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise ValueError(f"prompt {row} is empty: a model continues at least one token")
+        low, high = min(prompt), max(prompt)
+        if low < 0 or high >= model.config.vocab_size:
+            raise ValueError(
+                f"prompt {row} has token {low if low < 0 else high}, but the model knows 0 to "
+                f"{model.config.vocab_size - 1}: is this the model's own tokenizer?"
+            )

@@ -1,0 +1,59 @@
+"""Ways of remembering: cache policies and the stores that hold their bytes, behind the protocol that model/ owns.
+
+A policy is frozen options; `policy.start(config, position, rows)` gives a cache; the transformer hands every layer's
+unrotated queries, keys and values to it and reads what comes back. A variant is named the same way everywhere:
+`{"policy": "block_memory", "window": 256}`.
+
+To add a policy:
+1. write `kvcache/NAME.py`: a frozen dataclass of options with `chunk_invariant` and `start`, and a `LayerCache`;
+2. rotate keys at insertion where nothing moves, at use where keys move; decide visibility by index alone;
+3. add one line to `POLICIES` below;
+4. the contract tests in `tests/kvcache/` run over every entry of the dict by themselves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from handscroll.kvcache.block_memory import BlockMemory
+from handscroll.kvcache.full import Full
+from handscroll.kvcache.sliding_window import SlidingWindow
+
+Policy = Full | SlidingWindow | BlockMemory
+
+POLICIES: dict[str, type[Full] | type[SlidingWindow] | type[BlockMemory]] = {
+    "full": Full,
+    "sliding_window": SlidingWindow,
+    "block_memory": BlockMemory,
+}
+
+
+def make_policy(name: str | Mapping[str, Any] | Policy) -> Policy:
+    """A policy from its bare name or from {"policy": name, option: value}. ValueError names what is unknown."""
+    if not isinstance(name, str | Mapping):
+        return name
+    options = {"policy": name} if isinstance(name, str) else dict(name)
+    kind = options.pop("policy", None)
+    if kind not in POLICIES:
+        raise ValueError(f"unknown cache policy {kind!r}: known are {', '.join(POLICIES)}")
+    policy = POLICIES[kind]
+    known = [option.name for option in dataclasses.fields(policy)]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{kind} has no option {option!r}: known are {', '.join(known) or 'none'}")
+    return policy(**options)
+
+
+def describe(policy: Policy) -> dict[str, Any]:
+    """The policy as `make_policy` takes it, defaults left out."""
+    name = next(name for name, kind in POLICIES.items() if isinstance(policy, kind) and type(policy) is kind)
+    return {"policy": name} | {
+        option.name: getattr(policy, option.name)
+        for option in dataclasses.fields(policy)
+        if getattr(policy, option.name) != option.default
+    }
+
+
+__all__ = ["POLICIES", "BlockMemory", "Full", "Policy", "SlidingWindow", "describe", "make_policy"]

@@ -1,0 +1,71 @@
+"""`sliding_window`: the last tokens only (Longformer, arXiv 2004.05150, section 3.1), and nothing of what came before.
+
+Adds to `full`: a limit on how far back a query sees, and a store that drops what no query can see any more. Memory and
+time per token are constant; so is the ignorance of everything older.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from handscroll.kvcache.full import FullLayer
+from handscroll.kvcache.layered import LayeredCache, PerForward
+from handscroll.kvcache.store import TokenStore
+from handscroll.model.config import ModelConfig
+from handscroll.model.layout import Layout, visible
+from handscroll.model.position import Position
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """A query sees itself and the `window` - 1 tokens before it; None: as many as the model was trained on."""
+
+    window: int | None = None
+
+    chunk_invariant = True
+
+    def __post_init__(self) -> None:
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window}: a sliding window holds at least 1 token, the query's own")
+
+    def start(self, config: ModelConfig, position: Position, rows: int) -> LayeredCache:
+        shared, window = PerForward(), self.window or config.max_positions
+        layers = [WindowLayer(position, TokenStore(rows), shared, window) for _ in range(config.num_layers)]
+        return LayeredCache(layers, shared)
+
+
+class WindowLayer(FullLayer):
+    def __init__(self, position: Position, store: TokenStore, shared: PerForward, window: int):
+        super().__init__(position, store, shared)
+        self.window = window
+
+    def append(self, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> None:
+        """Remembers the layout's tokens (mutates); drops old ones once a window's worth of slots is stale."""
+        if self.store.used + key_BKTD.shape[2] > 2 * self.window:
+            self.store.keep_last(self.window - 1)
+        super().append(key_BKTD, value_BKTD, layout)
+
+    def sees_all(self, used: int) -> bool:
+        return used <= self.window
+
+    def mask(self, layout: Layout, query_BHTD: Tensor) -> Tensor | None:
+        mask = super().mask(layout, query_BHTD)
+        if mask is None:
+            return None
+        query_BT1, key_B1S = layout.index_BT[:, :, None], self.store.index_BS(query_BHTD.device)[:, None, :]
+        return mask & ((query_BT1 - key_B1S < self.window) | (query_BT1 < 0))[:, None]
+
+    def truncate(self, lengths: Sequence[int]) -> None:
+        for row, (length, base) in enumerate(zip(lengths, self.store.bases, strict=True)):
+            if base > max(0, length - self.window + 1):
+                raise ValueError(
+                    f"row {row} can't be truncated to {length} tokens: sliding_window has dropped all before {base}, "
+                    f"and {self.window - 1} tokens before the new end would be needed; read the text again"
+                )
+        super().truncate(lengths)
+
+    def select(self, rows: Sequence[int], shared: PerForward) -> WindowLayer:
+        return WindowLayer(self.position, self.store.select(rows), shared, self.window)

@@ -1,0 +1,158 @@
+"""Where keys and values live: contiguous tensors that grow by doubling. Which tokens, and where, is a policy's decision.
+
+`TokenStore` holds the latest tokens of each row; `BlockStore` holds archived blocks that all rows of a batch, and all
+caches forked from it, address by number.
+
+Letters: B rows, T tokens, S slots, N blocks, K kv heads, L tokens of a block, R representatives, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from handscroll.model.layout import Layout
+
+
+def nbytes(*tensors: Tensor) -> int:
+    """Bytes that these tensors hold, spare capacity included."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class TokenStore:
+    """Keys and values of each row's tokens from index `bases[row]` on: index i stands in slot i - bases[row]."""
+
+    def __init__(self, rows: int):
+        self.bases = [0] * rows
+        self.lengths = [0] * rows
+        self.key_BKSD: Tensor | None = None
+        self.value_BKSD: Tensor | None = None
+
+    @property
+    def used(self) -> int:
+        """Slots in use in the fullest row."""
+        return max(length - base for length, base in zip(self.lengths, self.bases, strict=True))
+
+    def append(self, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> None:
+        """Writes the layout's real tokens behind each row's (mutates)."""
+        assert layout.starts is not None and layout.lengths is not None, "a cache needs rows, not packed windows"
+        assert list(layout.starts) == self.lengths, f"rows start at {layout.starts}, the cache ends at {self.lengths}"
+        self.lengths = [start + length for start, length in zip(layout.starts, layout.lengths, strict=True)]
+        self._reserve(self.used, key_BKTD)
+        assert self.key_BKSD is not None and self.value_BKSD is not None
+        if layout.is_uniform and len(set(self.bases)) == 1:
+            first = layout.starts[0] - self.bases[0]
+            last = first + key_BKTD.shape[2]
+            self.key_BKSD[:, :, first:last] = key_BKTD
+            self.value_BKSD[:, :, first:last] = value_BKTD
+            return
+        rows_N, tokens_N = (layout.index_BT >= 0).nonzero(as_tuple=True)
+        bases_B = torch.tensor(self.bases, device=key_BKTD.device)
+        slots_N = layout.index_BT[rows_N, tokens_N] - bases_B[rows_N]
+        self.key_BKSD[rows_N, :, slots_N] = key_BKTD[rows_N, :, tokens_N]
+        self.value_BKSD[rows_N, :, slots_N] = value_BKTD[rows_N, :, tokens_N]
+
+    def keep_last(self, tokens: int) -> None:
+        """Drops all but each row's last `tokens` (mutates): they move to the front."""
+        if self.key_BKSD is None or self.value_BKSD is None:
+            return
+        for row, (base, length) in enumerate(zip(self.bases, self.lengths, strict=True)):
+            dropped = max(0, length - tokens - base)
+            kept = length - base - dropped
+            if dropped:
+                for buffer_BKSD in (self.key_BKSD, self.value_BKSD):
+                    buffer_BKSD[row, :, :kept] = buffer_BKSD[row, :, dropped : dropped + kept].clone()
+                self.bases[row] += dropped
+
+    def index_BS(self, device: torch.device) -> Tensor:
+        """The index in each slot in use, -1 where a row has none."""
+        slots_S = torch.arange(self.used, device=device)
+        bases_B = torch.tensor(self.bases, device=device)
+        held_B = torch.tensor(self.lengths, device=device) - bases_B
+        return (slots_S + bases_B[:, None]).masked_fill(slots_S >= held_B[:, None], -1)
+
+    def select(self, rows: Sequence[int]) -> TokenStore:
+        """A copy of these rows."""
+        chosen = TokenStore(len(rows))
+        chosen.bases = [self.bases[row] for row in rows]
+        chosen.lengths = [self.lengths[row] for row in rows]
+        if self.key_BKSD is not None and self.value_BKSD is not None and rows:
+            rows_B = torch.tensor(rows, device=self.key_BKSD.device)
+            chosen.key_BKSD = self.key_BKSD[:, :, : self.used].index_select(0, rows_B)
+            chosen.value_BKSD = self.value_BKSD[:, :, : self.used].index_select(0, rows_B)
+        return chosen
+
+    def nbytes(self) -> int:
+        return nbytes(*(buffer for buffer in (self.key_BKSD, self.value_BKSD) if buffer is not None))
+
+    def _reserve(self, slots: int, like_BKTD: Tensor) -> None:
+        held = 0 if self.key_BKSD is None else self.key_BKSD.shape[2]
+        if slots <= held:
+            return
+        batch, heads, _, width = like_BKTD.shape
+        for name in ("key_BKSD", "value_BKSD"):
+            # Zeros, not empty: a masked slot still meets the softmax's zero weight, and 0 * NaN is NaN.
+            grown = like_BKTD.new_zeros(batch, heads, max(slots, 2 * held), width)
+            if held:
+                grown[:, :, :held] = getattr(self, name)
+            setattr(self, name, grown)
+
+
+class BlockStore:
+    """Archived blocks, unrotated, each with its representatives. Blocks are numbered in order of arrival and never move.
+
+    On a GPU the blocks wait in host memory and their representatives, which every selection reads, on the device.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.key_NKLD: Tensor | None = None
+        self.value_NKLD: Tensor | None = None
+        self.representative_KNRD: Tensor | None = None
+
+    def append(self, key_NKLD: Tensor, value_NKLD: Tensor, representative_KNRD: Tensor) -> Tensor:
+        """Adds blocks (mutates) and returns their numbers (N,)."""
+        first, last = self.count, self.count + len(key_NKLD)
+        self._reserve(last, key_NKLD, representative_KNRD)
+        assert self.key_NKLD is not None and self.value_NKLD is not None and self.representative_KNRD is not None
+        self.key_NKLD[first:last] = key_NKLD
+        self.value_NKLD[first:last] = value_NKLD
+        self.representative_KNRD[:, first:last] = representative_KNRD
+        self.count = last
+        return torch.arange(first, last, device=key_NKLD.device)
+
+    def gather(self, numbers_KN: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (K, N * L, D) of each head's own choice of blocks, side by side."""
+        assert self.key_NKLD is not None and self.value_NKLD is not None
+        heads, _, width = len(numbers_KN), self.key_NKLD.shape[2], self.key_NKLD.shape[3]
+        numbers_KN = numbers_KN.to(self.key_NKLD.device)
+        head_K1 = torch.arange(heads, device=numbers_KN.device)[:, None]
+        return (
+            self.key_NKLD[numbers_KN, head_K1].view(heads, -1, width),
+            self.value_NKLD[numbers_KN, head_K1].view(heads, -1, width),
+        )
+
+    def host_bytes(self) -> int:
+        return nbytes(*(blocks for blocks in (self.key_NKLD, self.value_NKLD) if blocks is not None))
+
+    def device_bytes(self) -> int:
+        return 0 if self.representative_KNRD is None else nbytes(self.representative_KNRD)
+
+    def _reserve(self, blocks: int, key_NKLD: Tensor, representative_KNRD: Tensor) -> None:
+        held = 0 if self.key_NKLD is None else len(self.key_NKLD)
+        if blocks <= held:
+            return
+        room = max(blocks, 2 * held)
+        for name in ("key_NKLD", "value_NKLD"):
+            grown = torch.empty(room, *key_NKLD.shape[1:], dtype=key_NKLD.dtype)
+            if held:
+                grown[:held] = getattr(self, name)
+            setattr(self, name, grown)
+        heads, _, number, width = representative_KNRD.shape
+        grown = representative_KNRD.new_empty(heads, room, number, width)
+        if held:
+            assert self.representative_KNRD is not None
+            grown[:, :held] = self.representative_KNRD
+        self.representative_KNRD = grown

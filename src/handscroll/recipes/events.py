@@ -1,0 +1,32 @@
+"""What a long run tells its caller as it goes. A run is a generator of these; the command line turns them into bars."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Advance(NamedTuple):
+    """One piece of work has come this far: `done` of `total` `unit`s; `tokens_per_second` and `note` where known."""
+
+    task: str
+    done: float
+    total: float
+    unit: str = "tokens"
+    tokens_per_second: float | None = None
+    note: str = ""
+
+
+class Said(NamedTuple):
+    """A line for the reader: what was found, decided or written."""
+
+    text: str
+
+
+class Finished(NamedTuple):
+    """The end of a run: its result as plain data (what result.json holds) and the next commands to try."""
+
+    result: dict[str, Any]
+    next_commands: tuple[str, ...] = ()
+
+
+Event = Advance | Said | Finished

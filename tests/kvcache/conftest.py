@@ -1,0 +1,25 @@
+"""A small model whose attention is far from uniform, so that a wrong key shows in the logits."""
+
+import pytest
+import torch
+
+from handscroll.model import ModelConfig, Transformer
+
+WINDOW = 128
+SHAPES = {"multi_head": (4, 4), "grouped": (4, 2), "multi_query": (4, 1)}
+
+
+@pytest.fixture(params=SHAPES)
+def model(request: pytest.FixtureRequest) -> Transformer:
+    heads, kv_heads = SHAPES[request.param]
+    model = Transformer(ModelConfig(97, 64, 2, heads, kv_heads, 16, 96, WINDOW, qkv_bias=True), seed=1).eval()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture
+def tokens_BT() -> torch.Tensor:
+    return torch.randint(97, (3, WINDOW), generator=torch.Generator().manual_seed(3))

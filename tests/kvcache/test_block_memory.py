@@ -1,0 +1,195 @@
+"""`block_memory` against a slow reference at the same chunk boundaries, and what only it promises."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from handscroll.kvcache import BlockMemory
+from handscroll.kvcache.block_memory import READING_QUERIES, BlockLayer, Sizes
+from handscroll.kvcache.layered import PerForward
+from handscroll.kvcache.store import BlockStore
+from handscroll.model import Capture, Layout, ModelConfig, Transformer
+from handscroll.model.position import make_position
+
+HEADS, KV_HEADS, WIDTH = 4, 2, 8
+CONFIG = ModelConfig(97, 32, 1, HEADS, KV_HEADS, WIDTH, 32, 64)
+POLICY = BlockMemory(blocks=3, block_size=4, sinks=2, window=16, tile=8, representatives=2, reselect=3, reselect_reading=24)
+
+
+class Reference:
+    """One layer, one row, one token at a time, straight from the description: no buffers, everything from history."""
+
+    def __init__(self, policy: BlockMemory):
+        self.policy, self.sizes = policy, Sizes.of(policy, CONFIG.max_positions)
+        self.position = make_position(CONFIG)
+        self.key_KSD = torch.empty(KV_HEADS, 0, WIDTH)
+        self.value_KSD = torch.empty(KV_HEADS, 0, WIDTH)
+        self.received_KS = torch.empty(KV_HEADS, 0)
+        self.archived, self.selected_at, self.pending = 0, 0, []
+        self.chosen: list[list[int]] = [[] for _ in range(KV_HEADS)]
+        self.scores: list[list[float]] | None = None
+        self.representatives: list[list[Tensor]] = [[] for _ in range(KV_HEADS)]
+
+    def forward(self, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> Tensor:
+        length, out = query_HTD.shape[1], []
+        if length == 1:
+            self._archive()
+            self.pending.append(query_HTD)
+            if len(self.pending) == self.policy.reselect:
+                self._select(torch.cat(self.pending, dim=1))
+                self.pending = []
+            return self._attend(query_HTD, key_KTD, value_KTD)
+        self.scores, self.pending, offset = None, [], 0
+        while offset < length:
+            start = self.key_KSD.shape[1]
+            stop = min(length, offset + self.sizes.tile - start % self.sizes.tile)
+            is_due = start - self.selected_at >= self.policy.reselect_reading
+            self._archive()
+            tile_HTD = query_HTD[:, offset:stop]
+            if length <= self.policy.reselect_reading:
+                self._select(tile_HTD)
+            elif stop == length:
+                self.scores = None
+                self._select(tile_HTD)
+            elif offset == 0 or is_due:
+                self.scores = None
+                self._select(tile_HTD[:, :: max(1, (stop - offset) // READING_QUERIES)])
+            out.append(self._attend(tile_HTD, key_KTD[:, offset:stop], value_KTD[:, offset:stop]))
+            offset = stop
+        return torch.cat(out, dim=1)
+
+    def _archive(self) -> None:
+        sizes = self.sizes
+        archived = (sizes.local_start(self.key_KSD.shape[1]) - sizes.sinks) // sizes.block
+        for block in range(self.archived, archived):
+            span = slice(sizes.sinks + block * sizes.block, sizes.sinks + (block + 1) * sizes.block)
+            for head in range(KV_HEADS):
+                keys_LD = self.key_KSD[head, span]
+                number = self.policy.representatives
+                match self.policy.representative:
+                    case "key_norm":
+                        keys_LD = keys_LD[keys_LD.norm(dim=-1).argsort(descending=True)[:number]]
+                    case "attended":
+                        keys_LD = keys_LD[self.received_KS[head, span].argsort(descending=True)[:number]]
+                    case "mean":
+                        keys_LD = keys_LD.mean(0, keepdim=True)
+                self.representatives[head].append(keys_LD)
+        if self.scores is not None and archived > self.archived:
+            self.scores = [[s / 2 for s in scores] + [0.0] * (archived - self.archived) for scores in self.scores]
+        self.archived = archived
+        if archived <= sizes.blocks:
+            self.chosen = [list(range(archived)) for _ in range(KV_HEADS)]
+
+    def _select(self, query_HTD: Tensor) -> None:
+        self.selected_at = self.key_KSD.shape[1]
+        if self.archived <= self.sizes.blocks:
+            return
+        scores = []
+        for head in range(KV_HEADS):
+            group_QD = query_HTD[head * 2 : head * 2 + 2].reshape(-1, WIDTH)
+            scores.append(
+                [sum(max(float(q @ r) for r in block) for q in group_QD) for block in self.representatives[head]]
+            )
+        if self.scores is not None:
+            scores = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(scores, self.scores, strict=True)]
+        self.scores = scores
+        best = [sorted(range(self.archived), key=lambda n: -row[n])[: self.sizes.blocks] for row in scores]  # noqa: B023
+        self.chosen = [sorted(blocks) for blocks in best]
+
+    def _attend(self, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> Tensor:
+        start, sizes = self.key_KSD.shape[1], self.sizes
+        local_start = sizes.local_start(start)
+        self.key_KSD = torch.cat((self.key_KSD, key_KTD), dim=1)
+        self.value_KSD = torch.cat((self.value_KSD, value_KTD), dim=1)
+        self.received_KS = torch.nn.functional.pad(self.received_KS, (0, key_KTD.shape[1]))
+        out_HTD = torch.empty_like(query_HTD)
+        for offset in range(query_HTD.shape[1]):
+            for head in range(HEADS):
+                kv_head, now = head // 2, start + offset
+                indices = list(range(min(sizes.sinks, now + 1)))
+                for block in self.chosen[kv_head]:
+                    indices += range(sizes.sinks + block * sizes.block, sizes.sinks + (block + 1) * sizes.block)
+                indices += range(max(local_start, len(indices) if not self.chosen[kv_head] else 0), now + 1)
+                assert len(indices) <= sizes.attended
+                places = self.position.rotation(torch.arange(len(indices)))
+                keys_SD = self.position.rotate(self.key_KSD[kv_head, indices][None, None], places)[0, 0]
+                place = type(places)(places.cosine[-1:], places.sine[-1:])
+                query_D = self.position.rotate(query_HTD[head, offset][None, None, None], place)[0, 0, 0]
+                weights_S = (keys_SD @ query_D / math.sqrt(WIDTH)).softmax(0)
+                self.received_KS[kv_head, indices] += weights_S
+                out_HTD[head, offset] = weights_S @ self.value_KSD[kv_head, indices]
+        return out_HTD
+
+
+@pytest.mark.parametrize("representative", ["key_norm", "attended", "mean", "all"])
+def test_equals_the_slow_reference(representative: str) -> None:
+    policy = dataclasses.replace(POLICY, representative=representative)
+    shared = PerForward()
+    layer = BlockLayer(policy, Sizes.of(policy, 64), make_position(CONFIG), BlockStore(), 1, shared)
+    reference = Reference(policy)
+    generator = torch.Generator().manual_seed(0)
+    length = 0
+    for chunk in [50, 7, 60, 1, 1, 1, 1, 1, 1, 13, *[1] * 30, 24, 25, 2]:
+        query_1HTD = torch.randn(1, HEADS, chunk, WIDTH, generator=generator)
+        key_1KTD, value_1KTD = torch.randn(2, 1, KV_HEADS, chunk, WIDTH, generator=generator)
+        attended = layer.attend(query_1HTD, key_1KTD, value_1KTD, Layout.rows([chunk], [length]))
+        expected_HTD = reference.forward(query_1HTD[0], key_1KTD[0], value_1KTD[0])
+        torch.testing.assert_close(attended.out_BHTD[0], expected_HTD, atol=1e-5, rtol=0)
+        length += chunk
+    starts = [[2 + 4 * block for block in blocks] for blocks in reference.chosen]
+    assert layer.trace(0) == starts
+
+
+def test_never_attends_to_more_than_it_says(model: Transformer) -> None:
+    cache = BlockMemory().start(model.config, model.position, 1)
+    model.hidden(torch.zeros(1, 1000, dtype=torch.int64), cache=cache)
+    layout = Layout.rows([40], [1000], capture=Capture(weights=True))
+    hidden = model.hidden(torch.zeros(1, 40, dtype=torch.int64), layout, cache)
+    for weights_BHTS in hidden.weights:
+        assert weights_BHTS.shape[-1] <= model.config.max_positions
+
+
+def test_a_planted_key_is_found_at_any_depth() -> None:
+    """A query equal to one archived key, among 4,000 random ones, retrieves that key's block."""
+    generator = torch.Generator().manual_seed(0)
+    keys_KSD = torch.randn(KV_HEADS, 4000, WIDTH, generator=generator)
+    for depth in (100, 2000, 3800):
+        layer = BlockLayer(POLICY, Sizes.of(POLICY, 64), make_position(CONFIG), BlockStore(), 1, PerForward())
+        planted_KSD = keys_KSD.clone()
+        planted_KSD[:, depth] *= 4
+        zeros = torch.zeros(1, HEADS, 4000, WIDTH)
+        layer.attend(zeros, planted_KSD[None], keys_KSD[None], Layout.rows([4000]))
+        query = planted_KSD[:, depth].repeat_interleave(2, 0)[None, :, None]
+        layer.attend(query.expand(-1, -1, 2, -1), keys_KSD[None, :, :2], keys_KSD[None, :, :2], Layout.rows([2], [4000]))
+        gold = 2 + (depth - 2) // 4 * 4
+        assert all(gold in starts for starts in layer.trace(0))
+
+
+def test_sizes_follow_the_trained_window_and_must_fit_in_it() -> None:
+    assert Sizes.of(BlockMemory(), 512) == Sizes(sinks=32, blocks=6, block=32, window=224, tile=64)
+    assert Sizes.of(BlockMemory(), 512).attended == 512
+    assert Sizes.of(BlockMemory(), 32768).block == 128
+    with pytest.raises(ValueError, match=r"sinks 32 \+ blocks 20 x 32 .* trained on 512"):
+        Sizes.of(BlockMemory(blocks=20), 512)
+
+
+def test_archives_are_shared_by_forks_not_copied(model: Transformer) -> None:
+    cache = BlockMemory().start(model.config, model.position, 1)
+    model.hidden(torch.zeros(1, 2000, dtype=torch.int64), cache=cache)
+    assert cache.select([0] * 50).bytes().host == cache.bytes().host
+
+
+def test_truncation_reaches_back_into_the_archive(model: Transformer) -> None:
+    """After going back, the local window holds what it held then: within it, the next question finds the same."""
+    tokens_1T = torch.randint(97, (1, 600), generator=torch.Generator().manual_seed(4))
+    policy = BlockMemory(representative="all")
+    back, fresh = (policy.start(model.config, model.position, 1) for _ in range(2))
+    for cache in (back, fresh):
+        model.hidden(tokens_1T[:, :301], cache=cache)
+    model.hidden(tokens_1T[:, 301:], cache=back)
+    back.truncate([301])
+    tail = torch.arange(8)[None]
+    torch.testing.assert_close(model(tail, cache=back), model(tail, cache=fresh), atol=2e-5, rtol=0)
