@@ -16,6 +16,7 @@ import random
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from faker.providers.person.en_US import Provider as English
@@ -57,7 +58,21 @@ class Names:
 
     def draw(self, rng: random.Random) -> str:
         """One name, which may come again."""
-        return self._draw(rng, self._families, self._given)
+        families, given = self._families, self._given
+        # int(random() * n) is several times faster than choice, and names are drawn by the million.
+        uniform = rng.random
+        while True:
+            family = families[int(uniform() * len(families))]
+            first = given[int(uniform() * len(given))]
+            if self.lang == "en":
+                name = f"{first} {family}"
+                if split_of(name)[0] == self.split:
+                    return name
+            else:
+                name = family + first
+                split, short = split_of(name)
+                if split == self.split:
+                    return name if short else name + given[int(uniform() * len(given))]
 
     def __iter__(self) -> Iterator[str]:
         """Every name at most once, in an order that follows from the seed."""
@@ -79,7 +94,7 @@ class Names:
 
     def take(self, count: int) -> list[str]:
         """The first `count` names of the seed's order."""
-        return [name for name, _ in zip(self, range(count), strict=False)]
+        return list(islice(self, count))
 
     def pool(
         self, count: int, rng: random.Random, *, families: int | None = None, given: int | None = None
@@ -103,22 +118,6 @@ class Names:
                     f"a pool of {count} {self.lang} names is asked for; there are {len(names)}; ask for fewer"
                 )
             families, given = families + 1, given + 1
-
-    def _draw(self, rng: random.Random, families: tuple[str, ...], given: tuple[str, ...]) -> str:
-        # int(random() * n) is several times faster than choice, and names are drawn by the million.
-        uniform = rng.random
-        while True:
-            family = families[int(uniform() * len(families))]
-            first = given[int(uniform() * len(given))]
-            if self.lang == "en":
-                name = f"{first} {family}"
-                if split_of(name)[0] == self.split:
-                    return name
-            else:
-                name = family + first
-                split, short = split_of(name)
-                if split == self.split:
-                    return name if short else name + given[int(uniform() * len(given))]
 
     def _combinations(self, families: list[str], given: list[str]) -> list[str]:
         if self.lang == "en":
