@@ -7,10 +7,11 @@ Hugging Face folders; `footprint.py` says what a model, its training and its cac
 To add a variant of a slot (attention, position, norm, feed-forward):
 1. write one file with a class of the slot's contract, its paper in the docstring;
 2. add one line to the slot's dict (`POSITIONS`, `NORMS`, `FEEDFORWARDS`, `ATTENTIONS`);
-3. name it in `ModelConfig`; map its tensors and keys in `checkpoint.py`;
+3. name it in `ModelConfig`; map its tensors and keys in `families/`;
 4. the contract tests in `tests/model/` run over every entry of the dict by themselves.
 """
 
+from handscroll.model.checkpoint import MissingCheckpoint, load_model, resolve, save_model
 from handscroll.model.config import ModelConfig, RopeOptions
 from handscroll.model.layout import Capture, Layout
 from handscroll.model.memory import Attended, Bytes, Cache, CachePolicy, DirectMemory, LayerMemory, View
@@ -26,8 +27,12 @@ __all__ = [
     "Hidden",
     "LayerMemory",
     "Layout",
+    "MissingCheckpoint",
     "ModelConfig",
     "RopeOptions",
     "Transformer",
     "View",
+    "load_model",
+    "resolve",
+    "save_model",
 ]

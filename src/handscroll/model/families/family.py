@@ -133,23 +133,26 @@ class Family:
 
 def read_rope(config: Mapping[str, Any]) -> RopeOptions:
     """The rotary options of a config.json of either style. ValueError for any scaling: none is supported yet."""
-    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(parameters, Mapping) or any(isinstance(value, Mapping) for value in parameters.values()):
-        raise ValueError(
-            f"rope_parameters={parameters!r} isn't supported: give one {{'rope_theta': ...}} for all layers"
-        )
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    if kind != "default":
-        raise ValueError(f"rope type {kind!r} isn't supported yet: only 'default', a model without scaled positions")
-    if parameters.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError(f"partial_rotary_factor={parameters['partial_rotary_factor']!r} isn't supported yet: only 1.0")
-    given = [value for value in (parameters.get("rope_theta"), config.get("rope_theta")) if value is not None]
-    thetas = [checked(value, "float", "rope_theta") for value in given] or [RopeOptions().theta]
-    if len(set(thetas)) > 1:
-        raise ValueError(f"rope_theta is {given[0]} in rope_parameters and {given[1]} beside it: remove one of them")
-    if thetas[0] <= 0:
-        raise ValueError(f"rope_theta={given[0]}: it must be positive")
-    return RopeOptions(theta=thetas[0])
+    thetas = {"rope_theta": config.get("rope_theta")}
+    for key in ("rope_parameters", "rope_scaling"):
+        options = config.get(key) or {}
+        if not isinstance(options, Mapping) or any(isinstance(value, Mapping) for value in options.values()):
+            raise ValueError(f"{key}={options!r} isn't supported: give one {{'rope_theta': ...}} for all layers")
+        kind = options.get("rope_type") or options.get("type") or "default"
+        if kind != "default":
+            raise ValueError(f"{key} has type {kind!r}, which isn't supported yet: only 'default', unscaled positions")
+        if options.get("partial_rotary_factor", 1.0) != 1.0:
+            raise ValueError(
+                f"partial_rotary_factor={options['partial_rotary_factor']!r} isn't supported yet: only 1.0"
+            )
+        thetas[f"{key}.rope_theta"] = options.get("rope_theta")
+    given = {key: checked(value, "float", key) for key, value in thetas.items() if value is not None}
+    if len(set(given.values())) > 1:
+        raise ValueError(f"{' and '.join(f'{key}={value}' for key, value in given.items())}: remove all but one")
+    theta: float = next(iter(given.values()), RopeOptions().theta)
+    if theta <= 0:
+        raise ValueError(f"rope_theta={theta}: it must be positive")
+    return RopeOptions(theta=theta)
 
 
 def write_rope(config: dict[str, Any], position: RopeOptions) -> None:

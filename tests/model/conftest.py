@@ -1,0 +1,150 @@
+"""Checkpoints that transformers made: one folder per shape, every tensor random, and the model that wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from handscroll.model import Transformer
+from handscroll.model.checkpoint import load_model
+
+VOCAB = 97
+
+LLAMA = (LlamaConfig, LlamaForCausalLM)
+QWEN2 = (Qwen2Config, Qwen2ForCausalLM)
+
+
+class Shape(NamedTuple):
+    """A family and the sizes that differ from `SMALL`."""
+
+    family: tuple[Any, Any]
+    changes: dict[str, Any]
+
+
+SMALL = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
+
+def theta(value: float) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_theta": value, "rope_type": "default"}}
+
+
+SHAPES = {
+    "llama": Shape(LLAMA, {}),
+    "llama-gqa2-tied": Shape(LLAMA, {"num_key_value_heads": 2, "tie_word_embeddings": True, **theta(1e6)}),
+    "llama-gqa4-head20-bias": Shape(
+        LLAMA, {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 20, "attention_bias": True}
+    ),
+    "llama-mqa-head6-mlp-bias": Shape(
+        LLAMA, {"num_key_value_heads": 1, "head_dim": 6, "mlp_bias": True, "rms_norm_eps": 1e-5}
+    ),
+    "llama-gqa2-head24-all-biases": Shape(
+        LLAMA,
+        {
+            "num_key_value_heads": 2,
+            "head_dim": 24,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "llama-one-layer-eps": Shape(LLAMA, {"num_hidden_layers": 1, "rms_norm_eps": 1e-2, **theta(500.0)}),
+    "qwen2-tied": Shape(QWEN2, {"tie_word_embeddings": True, **theta(1e6)}),
+    "qwen2-gqa4": Shape(QWEN2, {"num_key_value_heads": 1, "rms_norm_eps": 1e-5}),
+    "qwen2-gqa3-head24": Shape(
+        QWEN2, {"hidden_size": 72, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 24, **theta(1e5)}
+    ),
+    "qwen2-mqa-head20": Shape(QWEN2, {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 20}),
+}
+
+
+class Pair(NamedTuple):
+    """The same weights in both libraries, and the folder that holds them."""
+
+    ours: Transformer
+    theirs: Any
+    folder: Path
+
+
+def make_reference(name: str, *, seed: int = 0) -> Any:
+    """A transformers model whose every tensor is random: theirs start with biases of 0 and norms of 1."""
+    (config_class, model_class), changes = SHAPES[name]
+    model = model_class(config_class(**{**SMALL, **changes}))
+    model.set_attn_implementation("eager")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor_name, tensor in model.named_parameters():
+            noise = torch.randn(tensor.shape, generator=generator)
+            if "norm" in tensor_name:
+                tensor.copy_(1 + 0.3 * noise)
+            else:
+                tensor.copy_(noise * (0.3 if tensor_name.endswith("bias") else tensor.shape[-1] ** -0.5))
+    return model.eval()
+
+
+@pytest.fixture(params=list(SHAPES))
+def shape(request: pytest.FixtureRequest) -> str:
+    """Every shape in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def pair_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
+    """Both models of a shape. Shared between tests: for reading only."""
+    made: dict[str, Pair] = {}
+
+    def make(name: str) -> Pair:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            theirs = make_reference(name)
+            theirs.save_pretrained(folder)
+            made[name] = Pair(load_model(folder), theirs, folder)
+        return made[name]
+
+    return make
+
+
+@pytest.fixture
+def pair(shape: str, pair_of: Callable[[str], Pair]) -> Pair:
+    return pair_of(shape)
+
+
+@pytest.fixture
+def folder_of(tmp_path: Path) -> Callable[..., Path]:
+    """A fresh folder of a shape, to be damaged or overwritten."""
+
+    def make(name: str = "llama-gqa2-tied", dtype: torch.dtype = torch.float32, **options: Any) -> Path:
+        folder = tmp_path / name
+        make_reference(name).to(dtype).save_pretrained(folder, **options)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def tokens_BT() -> torch.Tensor:
+    return torch.randint(0, VOCAB, (2, 23), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="session")
+def load_theirs() -> Callable[[Path], Any]:
+    """A folder as transformers reads it, in float32."""
+
+    def load(folder: Path) -> Any:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+    return load
