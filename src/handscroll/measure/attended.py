@@ -1,0 +1,44 @@
+"""How many keys a query attends to: counted in the attention weights themselves, so that no policy has to say it.
+
+Letters: B batch, T tokens, S keys, H heads, K kv heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from handscroll.model import Cache, Capture, Layout, Transformer
+
+# Covers a whole tile of any policy, whatever the place of the first query in its tile.
+QUERIES = 128
+WEIGHT_BYTES = 2**26
+
+
+def attended_keys(model: Transformer, cache: Cache, ids: Sequence[int]) -> int:
+    """The most keys with a weight above zero that any query, layer and kv head attends to behind what was read.
+
+    Forks of the one-row cache read the last tokens of `ids` once more for it. Never more than were read: the count
+    speaks of the text, not of the further queries.
+    """
+    alone = _weights(model, cache, ids[-1:])
+    # A full cache's weights are (queries x length): long ones are looked at with few queries, and need no more.
+    bytes_per_query = sum(weights_BHTS.nbytes for weights_BHTS in alone)
+    queries = max(1, min(QUERIES, len(ids), WEIGHT_BYTES // bytes_per_query))
+    most = 0
+    for weights_BHTS in (*alone, *_weights(model, cache, ids[-queries:])):
+        # The heads of a kv head's group see the same keys; a weight may still round to zero in one of them.
+        batch, heads, length, slots = weights_BHTS.shape
+        groups = (batch, model.config.num_kv_heads, -1, length, slots)
+        seen_BKTS = (weights_BHTS > 0).reshape(groups).any(dim=2)
+        most = max(most, int(seen_BKTS.sum(-1).max()))
+    return min(most, len(ids))
+
+
+def _weights(model: Transformer, cache: Cache, ids: Sequence[int]) -> tuple[Tensor, ...]:
+    fork = cache.select([0])
+    layout = Layout.rows([len(ids)], fork.lengths, device=model.device, capture=Capture(weights=True))
+    with torch.inference_mode():
+        return model.hidden(torch.tensor([list(ids)], device=model.device), layout, fork).weights

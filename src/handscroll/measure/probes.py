@@ -1,0 +1,109 @@
+"""Questions about a text that is read as tokens: where the answer's fact stands, and which replies are right.
+
+Knows how characters map to tokens. Leaves to others what a chronicle asks (`text/chronicle/`) and who is asked
+(`recall.py`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from handscroll.text.chronicle import RELATIONS, Fact, Question, answer_sentence
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question to ask once `length` tokens are read, and where these state the fact: tokens start:end.
+
+    `accepted` are the replies that count as right: each answer alone, and each full answer sentence. `is_extra` marks
+    questions that were added to fill a place, such as the window: they are left out where recall over the whole depth
+    is reported.
+    """
+
+    id: str
+    lang: str
+    question: str
+    answers: tuple[str, ...]
+    accepted: tuple[str, ...]
+    relation: str
+    subject: str
+    fact_start_token: int
+    fact_end_token: int
+    length: int
+    is_extra: bool = False
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.fact_start_token < self.fact_end_token <= self.length, f"{self.id} is not in the text read"
+
+    @property
+    def depth(self) -> float:
+        """Where the fact begins: 0 at the text's beginning, 1 at the last token read."""
+        return self.fact_start_token / self.length
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Probe:
+        return cls(**{**row, "answers": tuple(row["answers"]), "accepted": tuple(row["accepted"])})
+
+
+class TokenSpans:
+    """Characters to tokens, for the offsets of one text (`Tokenizer.encode_with_offsets`).
+
+    `before` counts tokens that stand before the text and have no characters, such as a beginning-of-text token.
+    """
+
+    def __init__(self, offsets: Sequence[tuple[int, int]], before: int = 0):
+        self._starts = [start for start, _ in offsets]
+        self._ends = [end for _, end in offsets]
+        self._before = before
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """The tokens first:last that cover characters start:end, whole tokens and all bytes of a character."""
+        first, last = bisect_right(self._ends, start), bisect_left(self._starts, end)
+        if start >= end or first >= last:
+            raise ValueError(f"characters {start} to {end} are in no token: the text ends at character {self.end}")
+        return self._before + first, self._before + last
+
+    @property
+    def end(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+
+def make_probes(
+    questions: Iterable[Question],
+    spans: TokenSpans,
+    length: int,
+    *,
+    is_extra: bool = False,
+) -> list[Probe]:
+    """The questions that can be asked after `length` tokens: those whose fact is wholly among them."""
+    probes = []
+    for asked in questions:
+        start, end = spans.span(asked.fact_start, asked.fact_end)
+        if end <= length:
+            probes.append(
+                Probe(
+                    asked.id,
+                    asked.lang,
+                    asked.question,
+                    tuple(asked.answers),
+                    accepted_replies(asked),
+                    asked.relation,
+                    asked.subject,
+                    start,
+                    end,
+                    length,
+                    is_extra,
+                )
+            )
+    return probes
+
+
+def accepted_replies(asked: Question) -> tuple[str, ...]:
+    """Each answer alone and, where the chronicle knows how it is worded, each full answer sentence."""
+    sentences: list[str] = []
+    if asked.relation in RELATIONS and asked.lang in RELATIONS[asked.relation].wordings:
+        sentences = [answer_sentence(Fact(asked.lang, asked.relation, asked.subject, each)) for each in asked.answers]
+    return (*asked.answers, *sentences)
