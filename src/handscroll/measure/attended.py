@@ -30,9 +30,8 @@ def attended_keys(model: Transformer, cache: Cache, ids: Sequence[int]) -> int:
     most = 0
     for weights_BHTS in (*alone, *_weights(model, cache, ids[-queries:])):
         # The heads of a kv head's group see the same keys; a weight may still round to zero in one of them.
-        batch, heads, length, slots = weights_BHTS.shape
-        groups = (batch, model.config.num_kv_heads, -1, length, slots)
-        seen_BKTS = (weights_BHTS > 0).reshape(groups).any(dim=2)
+        grouped = (len(weights_BHTS), model.config.num_kv_heads, -1, *weights_BHTS.shape[2:])
+        seen_BKTS = (weights_BHTS > 0).reshape(grouped).any(dim=2)
         most = max(most, int(seen_BKTS.sum(-1).max()))
     return min(most, len(ids))
 
