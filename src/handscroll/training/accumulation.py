@@ -18,10 +18,10 @@ from handscroll.training.objectives.objective import Loss, Term
 
 
 class Averages(NamedTuple):
-    """Means over a whole step: the weighted total (a scalar tensor), each term's, each metric's."""
+    """Means over a whole step: the weighted total, each term's, each metric's."""
 
-    loss: Tensor
-    terms: dict[str, Tensor]
+    loss: float
+    terms: dict[str, float]
     metrics: dict[str, float]
 
 
@@ -53,33 +53,28 @@ class Accumulator:
             _total(loss.terms).backward()  # type: ignore[no-untyped-call]
             return
         for place, (name, term) in enumerate(loss.terms.items(), start=1):
-            if len(loss.terms) > 1:
-                _put(self.parameters, self._gradients.get(name))
+            _put(self.parameters, self._gradients.get(name))
             term.sum.backward(retain_graph=place < len(loss.terms))  # type: ignore[no-untyped-call]
-            if len(loss.terms) > 1:
-                self._gradients[name] = [parameter.grad for parameter in self.parameters]
+            self._gradients[name] = [parameter.grad for parameter in self.parameters]
 
     def finish(self) -> Averages:
         """Divides by the counts of all micro batches (mutates the parameters' gradients)."""
         factors = {name: weight / _at_least_one(self._counts[name]) for name, weight in self._weights.items()}
         if self.micro_batches > 1:
             self._divide(factors)
-        terms = {name: total / _at_least_one(self._counts[name]) for name, total in self._sums.items()}
-        loss = torch.stack([self._weights[name] * mean for name, mean in terms.items()]).sum()
+        terms = {name: float(total / _at_least_one(self._counts[name])) for name, total in self._sums.items()}
+        loss = sum(self._weights[name] * mean for name, mean in terms.items())
         return Averages(loss, terms, dict(self._metrics))
 
+    @torch.no_grad()
     def _divide(self, factors: Mapping[str, Tensor | float]) -> None:
-        if not self._gradients:
-            (factor,) = factors.values()
-            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-            torch._foreach_mul_(gradients, factor)
-            return
-        _put(self.parameters, None)
-        for name, kept in self._gradients.items():
-            for parameter, gradient in zip(self.parameters, kept, strict=True):
+        totals: list[Tensor | None] = [None] * len(self.parameters)
+        for name, gradients in self._gradients.items():
+            for place, (total, gradient) in enumerate(zip(totals, gradients, strict=True)):
                 if gradient is not None:
-                    scaled = gradient * factors[name]
-                    parameter.grad = scaled if parameter.grad is None else parameter.grad + scaled
+                    gradient.mul_(factors[name])
+                    totals[place] = gradient if total is None else total.add_(gradient)
+        _put(self.parameters, totals)
 
 
 def _total(terms: Mapping[str, Term]) -> Tensor:

@@ -36,7 +36,7 @@ class TokenRow(NamedTuple):
 Window = Sequence[TokenRow]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """int64 tokens and targets; the target of token t is the token after it, or IGNORE where nothing is supervised."""
 

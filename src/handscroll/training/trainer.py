@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from handscroll.training import checkpoint
-from handscroll.training.accumulation import Accumulator
+from handscroll.training.accumulation import Accumulator, Averages
 from handscroll.training.batch import Batch
 from handscroll.training.log import RunLog
 from handscroll.training.objectives import Models, Objective
@@ -166,16 +166,23 @@ class Trainer:
 
     def step(self, step: int) -> Update:
         """One update of the models (mutates). Raises ValueError before anything moves if the loss is not finite."""
-        accumulator = Accumulator(self.parameters, self.options.accumulation)
-        with seeded(self.options.seed, step, device=self.device):
-            batches = (self.batch(step, micro) for micro in range(self.options.accumulation))
-            tokens = sum(self.learn(batch, accumulator) for batch in batches)
-        averages = accumulator.finish()
+        averages, tokens = self.accumulate(step)
         grad_norm = self.clip()
-        loss, norm, *terms = torch.stack([averages.loss, grad_norm, *averages.terms.values()]).tolist()
-        self.check(step, loss, norm)
+        self.check(step, averages.loss, grad_norm)
         rate = self.optimizers.step(self.options.schedule.multiplier(step, self.options.steps))
-        return Update(loss, dict(zip(averages.terms, terms, strict=True)), averages.metrics, tokens, rate, norm)
+        return Update(averages.loss, averages.terms, averages.metrics, tokens, rate, grad_norm)
+
+    def accumulate(self, step: int) -> tuple[Averages, int]:
+        """Leaves the gradient of all micro batches in the parameters; returns their means and their real tokens."""
+        for model in self.models.values():
+            model.train()
+        accumulator, tokens = Accumulator(self.parameters, self.options.accumulation), 0
+        with seeded(self.options.seed, step, device=self.device):
+            for micro in range(self.options.accumulation):
+                batch = self.batch(step, micro)
+                tokens += batch.real_tokens
+                accumulator.add(self.objective.loss(self.models, batch.to(self.device)))
+        return accumulator.finish(), tokens
 
     def batch(self, step: int, micro: int) -> Batch:
         """A micro batch: a pure function of (seed, step, micro) and, where the model makes rows, of the model."""
@@ -183,24 +190,17 @@ class Trainer:
         windows = [self.objective.prepare(self.models, rows, rng) for rows in self.source.windows(step, micro)]
         return self.objective.make_batch(windows, rng)
 
-    def learn(self, batch: Batch, accumulator: Accumulator) -> int:
-        """Adds a batch's gradient; returns its real tokens."""
-        for model in self.models.values():
-            model.train()
-        accumulator.add(self.objective.loss(self.models, batch.to(self.device)))
-        return batch.real_tokens
-
-    def clip(self) -> torch.Tensor:
+    def clip(self) -> float:
         """The gradient's norm before clipping; scales gradients down to `clip` where it is larger (mutates them)."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.options.clip > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.options.clip, norm)
-        return norm
+        return float(norm)
 
     def check(self, step: int, loss: float, grad_norm: float) -> None:
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise ValueError(
                 f"step {step + 1}: loss {loss}, gradient norm {grad_norm}. The weights are those of the step before. "
-                "Try a lower learning rate, a longer warm-up, or clip=1.0; check the data of this step"
+                "Try a lower learning rate, a longer warm-up, or clip=1.0, and look at the data of this step"
             )

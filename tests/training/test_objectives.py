@@ -1,0 +1,75 @@
+"""The contract of every objective, and each one's loss against a loss written out by hand."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from handscroll.model import Transformer
+from handscroll.training import OBJECTIVES, SFT, CausalLM, Objective, TokenRow
+
+RNG = torch.Generator()
+MakeModel = Callable[..., Transformer]
+MakeRows = Callable[..., list[TokenRow]]
+
+
+@pytest.mark.parametrize("objective", [kind() for kind in OBJECTIVES.values()], ids=OBJECTIVES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_contract(objective: Objective, tied: bool, make_model: MakeModel, make_rows: MakeRows) -> None:
+    models = {"model": make_model(tied_embeddings=tied, qkv_bias=True)}
+    rows = objective.prepare(models, make_rows(9, 6, 12, masked=True), RNG)
+    batch = objective.make_batch([rows[:2], rows[2:]], RNG)
+    loss = objective.loss(models, batch)
+    assert all(int(term.count) > 0 and term.sum.ndim == 0 for term in loss.terms.values())
+    sum(term.sum for term in loss.terms.values()).backward()
+    # A key bias shifts all of a query's scores alike, so that softmax takes its gradient away up to rounding.
+    without = [name for name, p in models["model"].named_parameters() if p.grad is None or not p.grad.any()]
+    assert [name for name in without if not name.endswith("attention.k.bias")] == []
+
+
+def by_hand(model: Transformer, row: TokenRow, supervised: np.ndarray) -> torch.Tensor:
+    tokens = torch.tensor(np.asarray(row.ids))
+    losses = F.cross_entropy(model(tokens[None])[0, :-1], tokens[1:], reduction="none")
+    return losses[torch.from_numpy(supervised[1:])].sum()
+
+
+def test_causal_lm_supervises_every_next_token(make_model: MakeModel, make_rows: MakeRows) -> None:
+    model, rows = make_model(), make_rows(9, 6, masked=True)
+    term = CausalLM().loss({"model": model}, CausalLM().make_batch([rows], RNG)).terms["likelihood"]
+    assert term.count == 8 + 5
+    expected = sum(by_hand(model, row, np.ones(len(row.ids), dtype=bool)) for row in rows)
+    torch.testing.assert_close(term.sum, expected, rtol=1e-5, atol=0)
+
+
+def test_sft_supervises_where_the_mask_says(make_model: MakeModel, make_rows: MakeRows) -> None:
+    model, rows = make_model(), make_rows(9, 6, masked=True)
+    term = SFT().loss({"model": model}, SFT().make_batch([rows], RNG)).terms["likelihood"]
+    assert term.count == 5 + 3
+    expected = sum(by_hand(model, row, np.asarray(row.supervised)) for row in rows)
+    torch.testing.assert_close(term.sum, expected, rtol=1e-5, atol=0)
+
+
+def test_options_reach_the_batch(make_rows: MakeRows) -> None:
+    for kind in OBJECTIVES.values():
+        batch = kind(pad_id=7, window=16).make_batch([make_rows(9, masked=True)], RNG)
+        assert batch.tokens_BT.shape == (1, 16)
+        assert batch.tokens_BT[0, 9:].tolist() == [7] * 7
+
+
+def test_an_empty_mask_is_an_error_that_says_what_to_do() -> None:
+    empty = TokenRow([1, 2, 3], [False, False, False])
+    # A first token is never predicted, so that supervising it alone supervises nothing.
+    first = TokenRow([1, 2, 3], [True, False, False])
+    for row in (empty, first):
+        with pytest.raises(ValueError, match=r"none of the 3 tokens .* mark what the assistant says"):
+            SFT().make_batch([[row]], RNG)
+        with pytest.raises(ValueError, match=r"row 1 \(3 tokens\) supervises no token: mark"):
+            SFT().prepare({}, [TokenRow([1, 2], [False, True]), row], RNG)
+    with pytest.raises(ValueError, match="row 0 has no mask"):
+        SFT().prepare({}, [TokenRow([1, 2])], RNG)
+    with pytest.raises(ValueError, match="no token of this batch has a next one"):
+        CausalLM().make_batch([[TokenRow([1]), TokenRow([2])]], RNG)
+    with pytest.raises(ValueError, match="1 tokens has no next token"):
+        CausalLM().prepare({}, [TokenRow([1])], RNG)
