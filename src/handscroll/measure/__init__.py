@@ -10,13 +10,15 @@ from handscroll.measure.policies import (
     policy_name,
     policy_table,
 )
-from handscroll.measure.probes import Probe, TokenSpans, make_probes
+from handscroll.measure.probes import Probe, TokenSpans, document_probes, make_probes
 from handscroll.measure.reading import Reading, ReadStep, read_document
 from handscroll.measure.recall import Outcome, ask, recall_grid
+from handscroll.measure.suites import SUITES, Subject, Suite, evaluate
 from handscroll.measure.table import Table
 
 __all__ = [
     "FULL_LIMIT",
+    "SUITES",
     "AskStep",
     "Outcome",
     "PolicyResult",
@@ -24,9 +26,13 @@ __all__ = [
     "ReadStep",
     "Reading",
     "Recall",
+    "Subject",
+    "Suite",
     "Table",
     "TokenSpans",
     "ask",
+    "document_probes",
+    "evaluate",
     "extrapolate",
     "make_probes",
     "measure_policy",

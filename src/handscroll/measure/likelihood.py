@@ -56,6 +56,16 @@ class PositionCurve:
         spans = zip(self.borders, self.borders[1:], self.nll_sums, self.counts, strict=False)
         return [Range(start, end, math.exp(nll / count)) for start, end, nll, count in spans if count]
 
+    def doublings(self) -> list[Range]:
+        """The same, joined so that each begins about twice as far as the one before: short enough to print."""
+        joined: dict[int, tuple[int, int, float, int]] = {}
+        spans = zip(self.borders, self.borders[1:], self.nll_sums, self.counts, strict=False)
+        for start, end, nll, count in spans:
+            if count:
+                first, _, nll_sum, counts = joined.get(start.bit_length(), (start, end, 0.0, 0))
+                joined[start.bit_length()] = (first, end, nll_sum + nll, counts + count)
+        return [Range(start, end, math.exp(nll / count)) for start, end, nll, count in joined.values()]
+
 
 class PositionBuckets:
     """Gathers a text's likelihoods as they come."""

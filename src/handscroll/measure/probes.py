@@ -6,12 +6,17 @@ Knows how characters map to tokens. Leaves to others what a chronicle asks (`tex
 
 from __future__ import annotations
 
+import dataclasses
+import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from handscroll.text.chronicle import RELATIONS, Fact, Question, answer_sentence
+from handscroll.text.chronicle import RELATIONS, Document, Fact, Question, answer_sentence, ask, even_questions
+
+# Tokens that a question and its reply take of the window, at most, with a vocabulary of a few thousand.
+QUESTION_AND_REPLY = 64
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,11 @@ class TokenSpans:
             raise ValueError(f"characters {start} to {end} are in no token: the text ends at character {self.end}")
         return self._before + first, self._before + last
 
+    def characters(self, tokens: int) -> int:
+        """How many characters the first `tokens` tokens cover."""
+        inside = min(max(tokens - self._before, 0), len(self._ends))
+        return self._ends[inside - 1] if inside else 0
+
     @property
     def end(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -99,6 +109,30 @@ def make_probes(
                 )
             )
     return probes
+
+
+def document_probes(
+    document: Document, spans: TokenSpans, length: int, *, per_language: int, seed: int = 0, window: int = 0
+) -> list[Probe]:
+    """Questions for the first `length` tokens: `per_language` spread evenly over the depth, then extra ones.
+
+    The extra ones ask for every other fact of the last `window` tokens that is still among them once a question and
+    its reply are read. Fewer than `per_language` facts of a language: all of them are asked for. ValueError where there
+    is none.
+    """
+    rng = random.Random(f"probes/{seed}/{length}")
+    end = spans.characters(length)
+    placed = [each for each in document.facts if each.fact_end <= end]
+    if not placed:
+        raise ValueError(f"no fact is stated in the first {length} tokens: read more of the text, or a denser one")
+    shortened = dataclasses.replace(document, facts=tuple(placed), text=document.text[:end])
+    fewest = min(sum(each.fact.lang == lang for each in placed) for lang in shortened.languages)
+    even = even_questions(shortened, min(per_language, fewest), rng)
+    begin = spans.characters(length - window + QUESTION_AND_REPLY) if window > QUESTION_AND_REPLY else end
+    asked_places = {asked.fact_start for asked in even}
+    near = [each for each in placed if each.fact_start >= begin and each.fact_start not in asked_places]
+    extra = [ask(each, rng) for each in near]
+    return make_probes(even, spans, length) + make_probes(extra, spans, length, is_extra=True)
 
 
 def accepted_replies(asked: Question) -> tuple[str, ...]:

@@ -1,0 +1,77 @@
+"""The suite `perplexity`: how well a text is predicted under each policy, position by position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from handscroll.kvcache import Full, Policy, describe
+from handscroll.measure.likelihood import PositionCurve
+from handscroll.measure.policies import FULL_LIMIT, policy_name
+from handscroll.measure.reading import ReadStep, read_document
+from handscroll.measure.suites.source import chronicle, opening
+from handscroll.measure.suites.suite import Subject, Suite, SuiteStep
+from handscroll.measure.table import Table, Value
+from handscroll.text import read_texts
+from handscroll.text.chronicle import LANGUAGES
+
+
+@dataclass(frozen=True)
+class PerplexityOptions:
+    """Reads the first `tokens` tokens of `text`, else of `files` (txt, md, jsonl), else of a chronicle."""
+
+    tokens: int = 8192
+    text: str = ""
+    files: tuple[str, ...] = ()
+    languages: tuple[str, ...] = LANGUAGES
+    seed: int = 0
+    full_limit: int = FULL_LIMIT
+
+
+def measure(subject: Subject, policies: Sequence[Policy], options: PerplexityOptions) -> Iterator[SuiteStep | Table]:
+    ids = _document(subject, options)
+    curves: list[tuple[str, PositionCurve]] = []
+    for number, policy in enumerate(policies, 1):
+        name = policy_name(describe(policy))
+        limit = options.full_limit if isinstance(policy, Full) else None
+        step: ReadStep | None = None
+        for step in read_document(subject.model, ids[:limit], policy):
+            yield SuiteStep(name, number, len(policies), step)
+        assert step is not None
+        assert step.reading.likelihood is not None
+        curves.append((name, step.reading.likelihood))
+    yield perplexity_table(curves)
+
+
+def perplexity_table(curves: Sequence[tuple[str, PositionCurve]]) -> Table:
+    """Rows are ranges of positions, each about twice as far as the one before, and the whole; columns are policies."""
+    by_policy = [{each.start: each for each in curve.doublings()} for _, curve in curves]
+    rows: list[tuple[Value, ...]] = []
+    for start in sorted({start for ranges in by_policy for start in ranges}):
+        end = max(ranges[start].end for ranges in by_policy if start in ranges)
+        cells = (ranges[start].perplexity if start in ranges else None for ranges in by_policy)
+        rows.append((f"{start:,} to {end:,}", *cells))
+    rows.append(("all", *(curve.perplexity for _, curve in curves)))
+    rows.append(("tokens read", *(curve.borders[-1] for _, curve in curves)))
+    return Table("Perplexity against position", ("positions", *(name for name, _ in curves)), tuple(rows))
+
+
+def _document(subject: Subject, options: PerplexityOptions) -> list[int]:
+    tokenizer = subject.tokenizer
+    if options.tokens < 2:
+        raise ValueError(
+            f"tokens={options.tokens}: perplexity needs at least 2, one to predict from and one to predict"
+        )
+    if options.text:
+        text = options.text
+    elif options.files:
+        text = "\n".join(read_texts(options.files))
+    else:
+        text = chronicle(tokenizer, options.tokens, options.languages, options.seed).text
+    ids = [*opening(tokenizer), *tokenizer.encode(text)][: options.tokens]
+    if len(ids) < 2:
+        raise ValueError(f"the text has {len(ids)} tokens: perplexity needs at least 2; give a longer text")
+    return ids
+
+
+PERPLEXITY = Suite(frozenset({"logprobs", "cache"}), PerplexityOptions, measure)

@@ -1,0 +1,24 @@
+"""What suites read by default: a chronicle of the reading split, which no training on chronicles has ever met.
+
+Knows how a document opens for a tokenizer. Leaves to others what is done with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from handscroll.text import Tokenizer
+from handscroll.text.chronicle import Document, write_document
+
+
+def chronicle(tokenizer: Tokenizer, tokens: int, languages: Sequence[str], seed: int) -> Document:
+    """A chronicle of at least `tokens` tokens in this tokenizer's own count."""
+    if tokens < 1:
+        raise ValueError(f"tokens={tokens}: a suite reads at least 1 token")
+    return write_document(seed, tuple(languages), tokens, measure=lambda text: len(tokenizer.encode(text)))
+
+
+def opening(tokenizer: Tokenizer) -> list[int]:
+    """The beginning-of-text token, if the tokenizer's settings put it before every text; often none."""
+    adds = tokenizer.config.get("add_bos_token", False) and tokenizer.bos_id is not None
+    return [tokenizer.bos_id] if adds and tokenizer.bos_id is not None else []
