@@ -60,6 +60,7 @@ def test_commands_of_the_readme_exist(capsys: pytest.CaptureFixture[str], monkey
             main()
         shown = capsys.readouterr()
         assert stopped.value.code in (None, 0), f"handscroll {' '.join(name)}: {shown.err}"
+        assert all((ROOT / word).is_file() for word in words if word.startswith("examples/"))
         options = [word.split("=")[0] for word in words if word.startswith("--") and "." not in word.split("=")[0]]
         missing = [option for option in options if not re.search(rf"{option}\b", shown.out)]
         assert not missing, f"handscroll {' '.join(name)} has no {missing}"
