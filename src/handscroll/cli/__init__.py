@@ -1,0 +1,78 @@
+"""The command line: verbs that parse, validate and print; the work is done by recipes.
+
+- `commands.py` what all verbs share: mistakes in one line, exit codes, options with a dot
+- `display.py` bars on a terminal, sparse lines elsewhere, JSON for scripts
+- one file a verb: `quickstart.py`, `data.py`, `train.py`, `generate.py`, `evaluate.py`
+
+What it promises: results on stdout, and with `--json` nothing else there. Exit codes: 0 done, 1 failed while running,
+2 a mistake of the user's (one line, no traceback), 130 interrupted. `--help` answers at once: what a verb needs is
+imported when it runs.
+
+To add a verb: write a file with one function whose docstring is its help and whose options say their default and unit,
+register it below, and add it to the README's list.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from handscroll.cli import data
+from handscroll.cli.commands import Commands, DottedCommand
+from handscroll.cli.evaluate import evaluate
+from handscroll.cli.generate import generate
+from handscroll.cli.quickstart import QuickstartCommand, quickstart
+from handscroll.cli.train import train
+
+HELP = """
+Handscroll trains language models and lets them read far past the window they were trained on.
+
+Begin with the quickstart: it trains a small model and shows, on one page, what every way of remembering is worth.
+
+Every command explains itself: handscroll COMMAND --help
+"""
+
+app = typer.Typer(
+    name="handscroll",
+    cls=Commands,
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain text: it is wrapped as it should be, copied without frames, and shown in half the time.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("quickstart", cls=QuickstartCommand, short_help="Train a small model and see how far it reads.")(quickstart)
+app.add_typer(data.app, name="data")
+app.command("train", short_help="Run a training recipe.")(train)
+app.command("generate", cls=DottedCommand, short_help="Continue a text, or answer a message.")(generate)
+app.command("eval", cls=DottedCommand, short_help="Compare ways of remembering on a model.")(evaluate)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        # Reading a package's metadata takes a while: only here.
+        from importlib.metadata import version
+
+        typer.echo(f"handscroll {version('handscroll')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", envvar="HANDSCROLL_DEBUG", help="Show the traceback of a mistake, for reporting it."),
+    ] = False,
+) -> None:
+    """What every verb takes; `Commands` looks at `debug`."""
+
+
+def main() -> None:
+    """The `handscroll` command."""
+    app()

@@ -1,0 +1,100 @@
+"""What all verbs share: a mistake is one line on stderr and an exit code; options with a dot reach what they name.
+
+handscroll generate MODEL PROMPT --cache sliding_window --cache.window=256
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+FAILED, USER_MISTAKE, INTERRUPTED = 1, 2, 130
+# What a user can put right. Running out of memory is among them: the way out is another setting.
+MISTAKES = (
+    ValueError,
+    MemoryError,
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+RESUMABLE = ("quickstart", "train")
+DOTTED = "handscroll.dotted"
+
+
+class Commands(TyperGroup):
+    """The verbs, with what happens when one of them fails."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own context, whatever it wraps
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            way_on = "; the same command with --resume goes on" if ctx.invoked_subcommand in RESUMABLE else ""
+            _say(f"interrupted{way_on}")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader of our output, such as `head`, has seen enough. Python would complain once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(FAILED) from None
+        except (*MISTAKES, OSError) as error:
+            if ctx.params.get("debug"):
+                raise
+            _say(_in_words(error))
+            raise typer.Exit(USER_MISTAKE if isinstance(error, MISTAKES) else FAILED) from None
+
+
+class DottedCommand(TyperCommand):
+    """A verb that takes `--NAME.KEY=VALUE` or `--NAME.KEY VALUE`; `dotted` gives what came."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        rest: list[str] = []
+        found: dict[str, str] = {}
+        words = iter(args)
+        for word in words:
+            name, sign, value = word.partition("=")
+            if word == "--":
+                rest.extend([word, *words])
+            elif name.startswith("--") and "." in name:
+                found[name[2:]] = value if sign else next(words, "")
+            else:
+                rest.append(word)
+        ctx.meta[DOTTED] = found
+        return super().parse_args(ctx, rest)
+
+
+def dotted(ctx: typer.Context, name: str) -> dict[str, Any]:
+    """The options `--NAME.KEY=VALUE` as {key: value}, values read as YAML. ValueError for one of another name."""
+    from handscroll.recipes.values import parse_value
+
+    options: dict[str, Any] = {}
+    for option, text in ctx.meta.get(DOTTED, {}).items():
+        before, _, key = option.partition(".")
+        if before != name:
+            near = difflib.get_close_matches(before, [name], 1)
+            hint = f"did you mean --{name}.{key}?" if near else f"options with a dot begin with --{name}."
+            raise ValueError(f"there is no option --{option}; {hint}")
+        if not text:
+            raise ValueError(f"--{option} needs a value: --{option}=VALUE")
+        options[key] = parse_value(text)
+    return options
+
+
+def comma_list(text: str) -> tuple[str, ...]:
+    """ "en,zh" as ("en", "zh")."""
+    return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
+
+
+def _say(words: str) -> None:
+    typer.echo(f"handscroll: {words}", err=True)
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__

@@ -1,0 +1,14 @@
+"""Recipes: whole runs, wired from the rooms below. A recipe knows what follows what; every step is some room's own.
+
+- `quickstart.py`: from text to a model that answers questions far past its window, and to the report
+- `train.py`: any training run that a YAML file describes; `schema.py` says what such a file may hold
+- `events.py`: what a long run tells its caller
+
+What it promises: a run is a generator that never prints; a user's mistake is a ValueError before anything is written;
+a run that was killed goes on with `resume`.
+
+To add a key to training recipes: add a field to a section in `schema.py` and use it in `train.py`. The options of a new
+optimizer or schedule need neither: sections are made from the training room's dicts.
+
+Nothing is imported here, so that naming one recipe loads what that one needs.
+"""

@@ -1,0 +1,99 @@
+"""From a prompt as text, or a conversation, to the model's continuation as text, token by token.
+
+Knows what stands around a prompt (the tokenizer's beginning-of-text token, the chat template), what ends a reply, and
+what the memory of a text needs before it is read. Leaves reading and decoding to `generation/`, remembering to
+`kvcache/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from handscroll.generation import Sampling, read
+from handscroll.generation import generate as generate_ids
+from handscroll.generation.engine import CHUNK
+from handscroll.kvcache import BlockMemory, Policy, SlidingWindow, make_policy
+from handscroll.model import Transformer
+from handscroll.model.footprint import kv_bytes, require
+from handscroll.recipes.documents import opening
+from handscroll.text import StreamDecoder, Tokenizer, chat_tokens
+
+Prompt = str | Sequence[Mapping[str, Any]]
+
+
+class Token(NamedTuple):
+    """A generated token and the text that became complete with it: often a word, sometimes nothing.
+
+    The texts of all tokens side by side are the continuation. A token that ends it, such as an end of turn, has none.
+    """
+
+    id: int
+    text: str
+
+
+def generate(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    *,
+    cache: str | Mapping[str, Any] | Policy = "block_memory",
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    stop_ids: Sequence[int] | None = None,
+    on_read: Callable[[int, int], None] | None = None,
+) -> Iterator[Token]:
+    """Continues a text, or answers a conversation ([{"role": "user", "content": ...}]); checks at once.
+
+    `cache` is a policy, by name, as {"policy": name, option: value}, or itself. Temperature 0 is greedy. `stop_ids`
+    end the continuation (default: the tokenizer's). `on_read` is told of the prompt's tokens that were read, and of how
+    many. Raises ValueError for unknown or impossible options, an empty prompt, and a text whose memory can't fit.
+    """
+    policy = make_policy(cache)
+    sampling = Sampling(temperature, seed)
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: at least 1")
+    ids = prompt_ids(tokenizer, prompt)
+    _require_memory(model, policy, len(ids) + max_new_tokens)
+    stops = tokenizer.stop_ids if stop_ids is None else tuple(stop_ids)
+    memory = policy.start(model.config, model.position, 1)
+
+    def tokens() -> Iterator[Token]:
+        # Up to a border of the chunks that reading has anyway, so that looking on changes nothing.
+        head = (len(ids) - 1) // CHUNK * CHUNK
+        if head:
+            for progress in read(model, [ids[:head]], memory):
+                if on_read is not None:
+                    on_read(progress.tokens, len(ids))
+        stream = StreamDecoder(tokenizer)
+        emitted = generate_ids(
+            model, [ids[head:]], memory, max_new_tokens=max_new_tokens, stop_ids=stops, sampling=sampling
+        )
+        for number, each in enumerate(emitted):
+            if number == 0 and on_read is not None:
+                on_read(len(ids), len(ids))
+            yield Token(each.token, stream.feed(each.token) + (stream.flush() if each.is_last else ""))
+
+    return tokens()
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """The tokens that the model reads: of a text, after what the tokenizer puts before every text; of a conversation,
+    up to where the assistant speaks. Raises ValueError for an empty text."""
+    if not isinstance(prompt, str):
+        return chat_tokens(tokenizer, prompt, add_generation_prompt=True).ids
+    if not prompt:
+        raise ValueError("the prompt is empty: give at least one character to continue")
+    return opening(tokenizer) + tokenizer.encode(prompt)
+
+
+def _require_memory(model: Transformer, policy: Policy, tokens: int) -> None:
+    device = model.device
+    if isinstance(policy, SlidingWindow):
+        # Its store drops old tokens once it holds two windows.
+        tokens = min(tokens, 2 * (policy.window or model.config.max_positions) + CHUNK)
+    elif isinstance(policy, BlockMemory):
+        device = type(device)("cpu")
+    needed = kv_bytes(model.config, tokens, model.embedding.weight.dtype)
+    require(needed, f"remembering {tokens:,} tokens", device)

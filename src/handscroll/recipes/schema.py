@@ -1,0 +1,209 @@
+"""What a training recipe may say: its sections and keys, their types, defaults and limits.
+
+Knows names, types and which keys exclude each other. Sections of `optimizer` and `schedule` are made from the training
+room's own frozen options, so a recipe and the room can't drift apart. Leaves files, overrides and the wording of errors
+to `reading.py`, and what is done with a recipe to `train.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, field_validator, model_validator
+
+from handscroll.model import ModelConfig, RopeOptions
+from handscroll.training import OBJECTIVES, OPTIMIZERS, SCHEDULES
+
+Size = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Some keys that belong together; a key that isn't one of them is refused. Frozen."""
+
+    # strict: a number in quotes is a mistake, and true is no number. Sections are read as JSON, where that is possible.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class FromFolder(Section):
+    """What a folder or a hub id ("org/name") already holds."""
+
+    source: str = Field(alias="from", min_length=1)
+
+
+class NewModel(Section):
+    """Sizes of a model that starts from random weights: widths in features, `window` in tokens."""
+
+    width: Size
+    layers: Size
+    heads: Size
+    kv_heads: Size | None = Field(None, description="default: as many as heads")
+    head_width: Size | None = Field(None, description="default: width / heads")
+    feedforward_width: Size | None = Field(None, description="default: 8/3 of width, rounded up to a multiple of 32")
+    window: Size = 512
+    qkv_bias: bool = False
+    tied: bool = True
+    rope_theta: float = Field(10000.0, gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> NewModel:
+        if self.head_width is None and self.width % self.heads:
+            raise ValueError(f"width={self.width} is no multiple of heads={self.heads}: change one, or give head_width")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads={self.heads} is no multiple of kv_heads={self.kv_heads}: each serves as many heads"
+            )
+        self.config(vocab_size=1)
+        return self
+
+    def config(self, vocab_size: int) -> ModelConfig:
+        return ModelConfig(
+            vocab_size=vocab_size,
+            width=self.width,
+            num_layers=self.layers,
+            num_heads=self.heads,
+            num_kv_heads=self.kv_heads or self.heads,
+            head_width=self.head_width or self.width // self.heads,
+            feedforward_width=self.feedforward_width or 32 * math.ceil(self.width * 8 / 3 / 32),
+            max_positions=self.window,
+            position=RopeOptions(theta=self.rope_theta),
+            qkv_bias=self.qkv_bias,
+            tied_embeddings=self.tied,
+        )
+
+
+class NewTokenizer(Section):
+    """A vocabulary that is learnt from the recipe's own data; `han` as in `Tokenizer.train`."""
+
+    vocab_size: Size = 2048
+    han: Literal["merged", "isolated"] = "merged"
+
+
+class Data(Section):
+    """txt, md and jsonl files, and folders of them; a path is relative to where the command is run."""
+
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+class Training(Section):
+    """How long, in what portions, and what is kept. A step is `windows_per_step` windows of `window` tokens."""
+
+    steps: Size | None = None
+    epochs: float | None = Field(None, gt=0)
+    windows_per_step: Size = 16
+    micro_batches: Size = 1
+    window: Annotated[int, Field(ge=2)] | None = Field(None, description="default: the model's window")
+    clip: float = Field(1.0, ge=0)
+    seed: NotNegative = 0
+    checkpoint_every: Size = 100
+    keep: Size = 2
+    activation_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Training:
+        if self.steps is None and self.epochs is None:
+            raise ValueError("steps is missing: say how long to train, by steps or by epochs")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"steps={self.steps} and epochs={self.epochs}: give one of them, and null for the other")
+        if self.windows_per_step % self.micro_batches:
+            raise ValueError(
+                f"windows_per_step={self.windows_per_step} can't be divided into micro_batches={self.micro_batches} "
+                "equal parts: make it a multiple"
+            )
+        return self
+
+
+class Named(Section):
+    """The options of one entry of a room's dict, `name` being its key there."""
+
+    name: str
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def named_sections(kinds: Mapping[str, type]) -> dict[str, type[Named]]:
+    """A section for each entry of a room's dict of options."""
+    return {name: section_of(kind, Named, name=(Literal[name], name)) for name, kind in kinds.items()}
+
+
+def section_of(options: type, base: type[AnySection], *, defaults: Any = None, **keys: Any) -> type[AnySection]:
+    """A section with the fields of frozen options; no number may be negative. `defaults` are options, or their own."""
+    hints = get_type_hints(options)
+    for each in fields(options):
+        kind, default = hints[each.name], each.default
+        if defaults is not None:
+            default = getattr(defaults, each.name)
+        elif each.default_factory is not MISSING:
+            default = each.default_factory()
+        if isinstance(kind, type) and is_dataclass(kind):
+            kind = section_of(kind, Section, defaults=default)
+            default = kind()
+        keys[each.name] = (Annotated[kind, Field(ge=0)] if kind in (int, float) else kind, default)
+    return create_model(options.__name__, __base__=base, **keys)
+
+
+def options_of(section: Section, options: Callable[..., Any]) -> Any:
+    """The frozen options that a section made by `section_of` stands for."""
+    values = {key: getattr(section, key) for key in type(section).model_fields if key != "name"}
+    for key, value in values.items():
+        if isinstance(value, Section):
+            values[key] = options_of(value, get_type_hints(options)[key])
+    return options(**values)
+
+
+OPTIMIZER_SECTIONS = named_sections(OPTIMIZERS)
+SCHEDULE_SECTIONS = named_sections(SCHEDULES)
+
+# The kinds of each section that has several, by the tag that pydantic puts into the place of an error.
+VARIANTS: Mapping[str, Mapping[str, type[Section]]] = {
+    "model": {"from": FromFolder, "sizes": NewModel},
+    "tokenizer": {"from": FromFolder, "new": NewTokenizer},
+    "optimizer": OPTIMIZER_SECTIONS,
+    "schedule": SCHEDULE_SECTIONS,
+}
+
+
+def _choice(section: str, tag: Callable[[Mapping[str, Any]], str]) -> Any:
+    """The union of a section's kinds; `tag` says which one is meant."""
+
+    def chosen(value: Any) -> str | None:
+        if isinstance(value, Section):
+            return next((name for name, kind in VARIANTS[section].items() if type(value) is kind), None)
+        return tag(value) if isinstance(value, Mapping) else None
+
+    kinds = tuple(Annotated[kind, Tag(name)] for name, kind in VARIANTS[section].items())
+    return Annotated[Union[kinds], Discriminator(chosen)]  # noqa: UP007 - the kinds are known only now
+
+
+if TYPE_CHECKING:
+    ModelSection = FromFolder | NewModel
+    TokenizerSection = FromFolder | NewTokenizer
+    OptimizerSection = Named
+    ScheduleSection = Named
+else:
+    ModelSection = _choice("model", lambda value: "from" if "from" in value else "sizes")
+    TokenizerSection = _choice("tokenizer", lambda value: "from" if "from" in value else "new")
+    OptimizerSection = _choice("optimizer", lambda value: str(value.get("name", "adamw")))
+    ScheduleSection = _choice("schedule", lambda value: str(value.get("name", "cosine")))
+
+
+class Recipe(Section):
+    """One training run, from files to a model's folder. `out` is the folder of everything that it writes."""
+
+    model: ModelSection
+    tokenizer: TokenizerSection | None = Field(None, description="default: the model's own, or a new one")
+    data: Data
+    objective: Literal[tuple(OBJECTIVES)] = "causal_lm"  # type: ignore[valid-type]
+    optimizer: OptimizerSection = Field(default_factory=lambda: OPTIMIZER_SECTIONS["adamw"](name="adamw"))
+    schedule: ScheduleSection = Field(default_factory=lambda: SCHEDULE_SECTIONS["cosine"](name="cosine"))
+    train: Training
+    out: str = Field(min_length=1)

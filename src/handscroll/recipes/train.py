@@ -1,0 +1,199 @@
+"""A whole training run from a recipe: rows, tokenizer, model, source, training, a Hugging Face folder.
+
+What it writes to the recipe's `out`: `recipe.yaml` (with every default), `log.jsonl` and checkpoints `step-NNNNNN`
+(the training room's), `tokenizer/` where it learnt one, and at the end `model/`. Everything is checked before the first
+of these is written.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+
+from handscroll.kernels.likelihood import CHUNK
+from handscroll.model import ModelConfig, Transformer
+from handscroll.model.checkpoint import load_model, read_config, replacing, resolve
+from handscroll.model.footprint import require, training_bytes
+from handscroll.recipes.documents import document_rows, spoken
+from handscroll.recipes.folders import check_vocabulary, save_folder
+from handscroll.recipes.output import check_writable
+from handscroll.recipes.reading import Source as RecipeSource
+from handscroll.recipes.reading import read_recipe, to_yaml
+from handscroll.recipes.schema import FromFolder, NewModel, NewTokenizer, Recipe, options_of
+from handscroll.text import Row, Tokenizer, pack, read_rows
+from handscroll.training import (
+    OBJECTIVES,
+    OPTIMIZERS,
+    SCHEDULES,
+    Objective,
+    PackedSource,
+    Progress,
+    TokenRow,
+    TrainOptions,
+)
+from handscroll.training import train as train_model
+from handscroll.training.log import LOG_NAME
+
+RECIPE, LOG, TOKENIZER, MODEL = "recipe.yaml", LOG_NAME, "tokenizer", "model"
+
+
+class Prepared(NamedTuple):
+    """All that a run needs, checked; nothing has been written yet."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    source: PackedSource
+    options: TrainOptions
+
+
+def train(recipe: RecipeSource, *, overrides: Sequence[str] = (), resume: bool = False) -> Iterator[Progress]:
+    """Runs a recipe (a path, a mapping or a `Recipe`); yields after every step and leaves a model in `out`.
+
+    Reads and checks at once, trains while it is iterated. With `resume` it goes on from the newest checkpoint to the
+    same bits as an uninterrupted run. Raises ValueError for a mistake in the recipe or its data, for a run that can't
+    fit into memory, and for an `out` that holds another run.
+    """
+    checked = read_recipe(recipe, overrides)
+    out = Path(checked.out)
+    check_writable(out)
+    if resume:
+        _check_same(checked, out)
+    prepared = prepare(checked, out if resume else None)
+    objective = cast(Objective, OBJECTIVES[checked.objective](pad_id=prepared.tokenizer.pad_id or 0))
+    steps = train_model({"model": prepared.model}, objective, prepared.source, prepared.options, out, resume=resume)
+    return _run(checked, prepared, steps)
+
+
+def prepare(recipe: Recipe, earlier: Path | None = None) -> Prepared:
+    """Reads what the recipe names. `earlier` is the folder of the run that is resumed: its tokenizer is taken again."""
+    rows = read_rows(recipe.data.files)
+    tokenizer = _tokenizer(recipe, rows, earlier)
+    config = _config(recipe, tokenizer)
+    window = _window(recipe, config)
+    documents = document_rows(rows, tokenizer, recipe.objective)
+    tokens = sum(len(row.ids) for row in documents)
+    if tokens < window:
+        raise ValueError(
+            f"the corpus has {tokens} tokens, fewer than one window of {window}: give more text, or a smaller window"
+        )
+    how = recipe.train
+    windows_per_batch = how.windows_per_step // how.micro_batches
+    needed = training_bytes(
+        config,
+        windows_per_batch * window,
+        optimizer=recipe.optimizer.name,
+        activation_checkpointing=how.activation_checkpointing,
+        logits_at_once=CHUNK,
+    )
+    require(needed.total, f"training ({needed.describe()})")
+    source = PackedSource(documents, window, windows_per_batch, how.seed, how.micro_batches)
+    options = TrainOptions(
+        steps=how.steps or _steps(how.epochs or 1, documents, window, how.windows_per_step, how.seed),
+        seed=how.seed,
+        accumulation=how.micro_batches,
+        optimizer=options_of(recipe.optimizer, OPTIMIZERS[recipe.optimizer.name]),
+        schedule=options_of(recipe.schedule, SCHEDULES[recipe.schedule.name]),
+        clip=how.clip,
+        activation_checkpointing=how.activation_checkpointing,
+        checkpoint_every=how.checkpoint_every,
+        keep=how.keep,
+    )
+    return Prepared(_model(recipe, config), tokenizer, source, options)
+
+
+def _run(recipe: Recipe, prepared: Prepared, steps: Iterator[Progress]) -> Iterator[Progress]:
+    out = Path(recipe.out)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_recipe(recipe, out / RECIPE)
+    if _learns_tokenizer(recipe) and not (out / TOKENIZER).is_dir():
+        with replacing(out / TOKENIZER) as draft:
+            prepared.tokenizer.save(draft)
+    yield from steps
+    save_folder(prepared.model, prepared.tokenizer, out / MODEL)
+
+
+def _tokenizer(recipe: Recipe, rows: Sequence[Row], earlier: Path | None) -> Tokenizer:
+    """The one that is named, else the model's own, else one that is learnt from the rows (or was, before)."""
+    if isinstance(recipe.tokenizer, FromFolder):
+        return Tokenizer.load(resolve(recipe.tokenizer.source))
+    if isinstance(recipe.model, FromFolder):
+        if recipe.tokenizer is not None:
+            raise ValueError("tokenizer.vocab_size: model.from is given, and its weights know only its own tokenizer")
+        return Tokenizer.load(resolve(recipe.model.source))
+    if earlier is not None and (earlier / TOKENIZER).is_dir():
+        return Tokenizer.load(earlier / TOKENIZER)
+    options = recipe.tokenizer or NewTokenizer()
+    return Tokenizer.train((spoken(row) for row in rows), options.vocab_size, han=options.han)
+
+
+def _learns_tokenizer(recipe: Recipe) -> bool:
+    return isinstance(recipe.model, NewModel) and not isinstance(recipe.tokenizer, FromFolder)
+
+
+def _config(recipe: Recipe, tokenizer: Tokenizer) -> ModelConfig:
+    if isinstance(recipe.model, NewModel):
+        return recipe.model.config(tokenizer.vocab_size)
+    _, config, _ = read_config(resolve(recipe.model.source))
+    check_vocabulary(tokenizer, config.vocab_size, recipe.model.source)
+    return config
+
+
+def _model(recipe: Recipe, config: ModelConfig) -> Transformer:
+    if isinstance(recipe.model, FromFolder):
+        # Whatever the file's dtype: small updates are lost in 16 bits.
+        return load_model(resolve(recipe.model.source), dtype=torch.float32)
+    return Transformer(config, seed=recipe.train.seed)
+
+
+def _window(recipe: Recipe, config: ModelConfig) -> int:
+    window = recipe.train.window or config.max_positions
+    if window > config.max_positions:
+        raise ValueError(
+            f"train.window={window} is more than the model's window, {config.max_positions}: make it smaller"
+        )
+    return window
+
+
+def _steps(epochs: float, documents: Sequence[TokenRow], window: int, windows_per_step: int, seed: int) -> int:
+    """Steps that pass over the data `epochs` times, the last one rounded up."""
+    lengths = [len(row.ids) for row in documents]
+    whole, rest = divmod(epochs, 1)
+    windows = sum(len(pack(lengths, window, seed, epoch)) for epoch in range(int(whole)))
+    if rest:
+        windows += math.ceil(rest * len(pack(lengths, window, seed, int(whole))))
+    return math.ceil(windows / windows_per_step)
+
+
+def _check_same(recipe: Recipe, out: Path) -> None:
+    """Refuses to resume another run; which folder it stands in doesn't matter."""
+    path = out / RECIPE
+    if not path.is_file():
+        return
+    before, now = (_flat(each.model_dump(mode="json", by_alias=True)) for each in (read_recipe(path), recipe))
+    for key in [*before, *now]:
+        if key != "out" and before.get(key) != now.get(key):
+            raise ValueError(
+                f"{key} was {before.get(key)} in {path} and is {now.get(key)} now: a resumed run must be the same run; "
+                "give the same recipe, or another folder as out"
+            )
+
+
+def _flat(content: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(content, dict):
+        return {prefix: content}
+    return {
+        name: leaf
+        for key, value in content.items()
+        for name, leaf in _flat(value, f"{prefix}.{key}" if prefix else key).items()
+    }
+
+
+def _write_recipe(recipe: Recipe, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(to_yaml(recipe), encoding="utf-8")
+    os.replace(temporary, path)
