@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from handscroll.model.checkpoint import MissingCheckpoint, load_model
+from handscroll.model import MissingCheckpoint, load_model
 
 NAME = "qwen2-gqa4"
 

@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from handscroll.model import ModelConfig, RopeOptions, Transformer, checkpoint
-from handscroll.model.checkpoint import MissingCheckpoint, load_model, resolve, save_model
+from handscroll.model import MissingCheckpoint, ModelConfig, RopeOptions, Transformer, checkpoint
+from handscroll.model.checkpoint import load_model, resolve, save_model
 
 Make = Callable[..., Path]
 SCRATCH = ModelConfig(
@@ -199,7 +199,9 @@ def test_new_model_that_no_family_can_express(changes: dict[str, bool], tmp_path
 
 
 @pytest.mark.parametrize("name", ["llama-mqa-head6-mlp-bias", "qwen2-tied"])
-def test_changed_config_is_written_and_the_rest_stays(name: str, folder_of: Make, tmp_path: Path) -> None:
+def test_changed_config_is_written_and_the_rest_stays(
+    name: str, folder_of: Make, load_theirs: Any, tmp_path: Path, tokens_BT: torch.Tensor
+) -> None:
     """A model stretched, cut and resized after loading: only the keys that say so change."""
     folder = folder_of(name)
     edit_config(folder, mark="kept")
@@ -216,6 +218,9 @@ def test_changed_config_is_written_and_the_rest_stays(name: str, folder_of: Make
     assert {key for key in old if old[key] != new[key]} <= changed
     assert list(old) == list(new)
     assert new["rope_parameters"] == {"rope_theta": 5e5, "rope_type": "default"}
+    tokens_BT = tokens_BT % 50
+    with torch.no_grad():
+        torch.testing.assert_close(load_theirs(tmp_path / "out")(tokens_BT).logits, model(tokens_BT), atol=1e-4, rtol=0)
 
 
 def test_unknown_module_is_refused(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ To add a variant of a slot (attention, position, norm, feed-forward):
 4. the contract tests in `tests/model/` run over every entry of the dict by themselves.
 """
 
-from handscroll.model.checkpoint import MissingCheckpoint, load_model, resolve, save_model
+from handscroll.model.checkpoint import load_model, resolve, save_model
 from handscroll.model.config import ModelConfig, RopeOptions
 from handscroll.model.layout import Capture, Layout
 from handscroll.model.memory import Attended, Bytes, Cache, CachePolicy, DirectMemory, LayerMemory, View
 from handscroll.model.transformer import Hidden, Transformer
+from handscroll.model.weight_files import MissingCheckpoint
 
 __all__ = [
     "Attended",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+Variant = TypeVar("Variant")
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,10 @@ class ModelConfig:
             )
         if self.head_width % 2:
             raise ValueError(f"head_width={self.head_width} is odd: rotary positions turn pairs of features")
+
+
+def chosen(slot: str, name: str, variants: Mapping[str, Variant]) -> Variant:
+    """The variant that a config names for a slot. ValueError for an unknown name lists the known ones."""
+    if name not in variants:
+        raise ValueError(f"{slot}={name!r} is not known; known: {', '.join(variants)}")
+    return variants[name]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from handscroll.model.attention import ATTENTIONS
-from handscroll.model.config import ModelConfig
+from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.families import Source
 from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.initialization import initialize
@@ -37,11 +37,11 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        norm = NORMS[config.norm]
+        norm = chosen("norm", config.norm, NORMS)
         self.attention_norm = norm(config.width, config.norm_eps)
-        self.attention = ATTENTIONS[config.attention](config)
+        self.attention = chosen("attention", config.attention, ATTENTIONS)(config)
         self.feedforward_norm = norm(config.width, config.norm_eps)
-        self.feedforward = FEEDFORWARDS[config.feedforward](config)
+        self.feedforward = chosen("feedforward", config.feedforward, FEEDFORWARDS)(config)
 
     def forward(self, x_BTE: Tensor, memory: LayerMemory, layout: Layout) -> tuple[Tensor, Tensor | None]:
         normed_BTE, _ = self.attention_norm(x_BTE, layout)
@@ -65,7 +65,7 @@ class Transformer(nn.Module):
         self.position = make_position(config)
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = NORMS[config.norm](config.width, config.norm_eps)
+        self.norm = chosen("norm", config.norm, NORMS)(config.width, config.norm_eps)
         if not config.tied_embeddings:
             self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.activation_checkpointing = False

@@ -1,0 +1,118 @@
+"""Rotary positions: transformers' angles, exact ones at ten million tokens, and every shape of positions."""
+
+from __future__ import annotations
+
+import itertools
+
+import mpmath
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+from handscroll.model import RopeOptions
+from handscroll.model.position import Rope
+from handscroll.model.position.rope import TABLE_LIMIT
+
+FAR = 10_000_000
+THETAS = (1e4, 1e6)
+WIDTHS = (6, 20, 64)
+
+
+@pytest.mark.parametrize(("theta", "width"), list(itertools.product(THETAS, WIDTHS)))
+def test_equals_transformers(theta: float, width: int) -> None:
+    config = LlamaConfig(head_dim=width, rope_parameters={"rope_theta": theta, "rope_type": "default"})
+    rope = Rope(width, RopeOptions(theta), max_positions=100)
+    x, positions_T = torch.randn(2, 3, 128, width), torch.arange(128)
+    cosine, sine = LlamaRotaryEmbedding(config)(x, positions_T[None])
+    rotation = rope.rotation(positions_T)
+    # Their angles are float32 products: off by 128 * 6e-8 at the last position.
+    torch.testing.assert_close(torch.cat([rotation.cosine] * 2, -1), cosine[0], atol=2e-5, rtol=0)
+    torch.testing.assert_close(torch.cat([rotation.sine] * 2, -1), sine[0], atol=2e-5, rtol=0)
+    theirs, _ = apply_rotary_pos_emb(x, x, cosine, sine)
+    torch.testing.assert_close(rope.rotate(x, rotation), theirs, atol=1e-4, rtol=0)
+
+
+def exact_angles(position: int, theta: float, width: int) -> list[mpmath.mpf]:
+    """position * theta^(-2i/D) for every pair, to fifty digits."""
+    return [position * mpmath.power(theta, mpmath.mpf(-2 * pair) / width) for pair in range(width // 2)]
+
+
+@pytest.mark.parametrize(("theta", "width"), list(itertools.product(THETAS, WIDTHS)))
+@pytest.mark.parametrize("position", [1, 511, TABLE_LIMIT - 1, TABLE_LIMIT, FAR])
+def test_angles_are_exact(position: int, theta: float, width: int) -> None:
+    rotation = Rope(width, RopeOptions(theta), max_positions=512).rotation(torch.tensor([position]))
+    with mpmath.workdps(50):
+        angles = exact_angles(position, theta, width)
+        cosine = torch.tensor([[float(mpmath.cos(angle)) for angle in angles]])
+        sine = torch.tensor([[float(mpmath.sin(angle)) for angle in angles]])
+    torch.testing.assert_close(rotation.cosine, cosine, atol=1e-7, rtol=0)
+    torch.testing.assert_close(rotation.sine, sine, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("distance", [0, 1, 37, 511])
+def test_score_at_ten_million_is_exact(distance: int) -> None:
+    """A score depends on the distance alone, so it is known exactly; angles in float32 miss it by far."""
+    width = 64
+    rope = Rope(width, RopeOptions(), max_positions=512)
+    query_D, key_D = torch.randn(width), torch.randn(width)
+
+    def score(query_position: int, key_position: int) -> float:
+        places = rope.rotation(torch.tensor([query_position, key_position]))
+        query, key = rope.rotate(torch.stack((query_D, key_D))[None, None], places)[0, 0]
+        return float(query @ key)
+
+    with mpmath.workdps(50):
+        exact = mpmath.mpf(0)
+        for pair, angle in enumerate(exact_angles(distance, 1e4, width)):
+            query, key = (mpmath.mpc(float(x[pair]), float(x[pair + width // 2])) for x in (query_D, key_D))
+            exact += (query * mpmath.conj(key) * mpmath.expj(angle)).real
+    assert abs(score(FAR, FAR - distance) - float(exact)) < 1e-5
+    assert abs(score(distance, 0) - float(exact)) < 1e-5
+
+    def rounded(position: int) -> torch.Tensor:
+        return torch.polar(torch.ones(width // 2), torch.tensor(float(position)) * rope.frequencies.float())
+
+    if distance:
+        pairs = torch.complex(*query_D.chunk(2)) * torch.complex(*key_D.chunk(2)).conj()
+        wrong = float((pairs * rounded(FAR) * rounded(FAR - distance).conj()).real.sum())
+        assert abs(wrong - float(exact)) > 1e-2
+
+
+def test_positions_of_every_shape() -> None:
+    rope = Rope(8, RopeOptions(), max_positions=16)
+    x_BHTD = torch.randn(2, 3, 5, 8)
+    positions_BHT = torch.randint(0, 300, (2, 3, 5))
+    one_by_one = torch.stack(
+        [
+            rope.rotate(x_BHTD[b : b + 1, h : h + 1, t : t + 1], rope.rotation(positions_BHT[b, h, t : t + 1]))[0, 0, 0]
+            for b, h, t in itertools.product(range(2), range(3), range(5))
+        ]
+    ).view(x_BHTD.shape)
+    assert torch.equal(rope.rotate(x_BHTD, rope.rotation(positions_BHT)), one_by_one)
+    per_row = rope.rotate(x_BHTD, rope.rotation(positions_BHT[:, 0]))
+    assert torch.equal(per_row[:, 0], one_by_one[:, 0])
+    shared = rope.rotate(x_BHTD, rope.rotation(positions_BHT[0, 0]))
+    assert torch.equal(shared[0, 0], one_by_one[0, 0])
+    assert rope.rotation(torch.empty(0, dtype=torch.long)).cosine.shape == (0, 4)
+
+
+def test_table_agrees_with_direct_angles() -> None:
+    """Whatever was asked before, and however far or negative a position is, its angle is the same."""
+    rope = Rope(16, RopeOptions(), max_positions=8)
+    near = torch.tensor([0, 7, 8, 4095, 4096, 5000])
+    for positions in (near, torch.tensor([3, TABLE_LIMIT - 1]), torch.tensor([3, TABLE_LIMIT]), torch.tensor([-1, 3])):
+        rotation = rope.rotation(positions)
+        angles = positions.double()[:, None] * rope.frequencies
+        assert torch.equal(rotation.cosine, angles.cos().float())
+        assert torch.equal(rotation.sine, angles.sin().float())
+    assert torch.equal(rope.rotation(near).cosine, Rope(16, RopeOptions(), max_positions=8).rotation(near).cosine)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_keeps_the_dtype(dtype: torch.dtype) -> None:
+    rope = Rope(8, RopeOptions(), max_positions=16)
+    x = torch.randn(1, 2, 4, 8).to(dtype)
+    turned = rope.rotate(x, rope.rotation(torch.arange(4)))
+    assert turned.dtype == dtype
+    torch.testing.assert_close(turned.float().norm(dim=-1), x.float().norm(dim=-1), rtol=2e-2, atol=0)

@@ -1,0 +1,199 @@
+"""One contract per slot, held by every variant of its dict, and each variant's values against somebody else's."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+from handscroll.model import Attended, Layout, ModelConfig, Transformer
+from handscroll.model.attention import ATTENTIONS
+from handscroll.model.feedforward import FEEDFORWARDS
+from handscroll.model.initialization import initialize
+from handscroll.model.memory import DirectMemory
+from handscroll.model.norm import NORMS
+from handscroll.model.position import POSITIONS, make_position
+
+CONFIG = ModelConfig(
+    vocab_size=50,
+    width=32,
+    num_layers=1,
+    num_heads=4,
+    num_kv_heads=2,
+    head_width=12,
+    feedforward_width=40,
+    max_positions=64,
+    qkv_bias=True,
+)
+
+
+def randomized(module: torch.nn.Module) -> torch.nn.Module:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape) / parameter.shape[-1] ** 0.5)
+    return module
+
+
+def assert_gradients_reach(module: torch.nn.Module, out: Tensor) -> None:
+    out.square().sum().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def assert_tokenwise(module: Any, x_BTE: Tensor) -> None:
+    """A token's result doesn't depend on its neighbours."""
+    layout = Layout.rows([x_BTE.shape[1]] * x_BTE.shape[0])
+    out_BTE, aux = module(x_BTE, layout)
+    assert out_BTE.shape == x_BTE.shape
+    assert aux is None
+    changed_BTE = x_BTE.clone()
+    changed_BTE[:, 3] += 1
+    after_BTE, _ = module(changed_BTE, layout)
+    others = torch.arange(x_BTE.shape[1]) != 3
+    assert torch.equal(after_BTE[:, others], out_BTE[:, others])
+    assert not torch.equal(after_BTE[:, 3], out_BTE[:, 3])
+
+
+@pytest.mark.parametrize("name", list(NORMS))
+def test_norm(name: str) -> None:
+    norm = randomized(NORMS[name](32, 1e-6))
+    x_BTE = torch.randn(2, 6, 32)
+    assert_tokenwise(norm, x_BTE)
+    assert_gradients_reach(norm, norm(x_BTE, Layout.rows([6, 6]))[0])
+    # What a norm is for: the input's scale doesn't matter.
+    layout = Layout.rows([6, 6])
+    torch.testing.assert_close(norm(x_BTE * 1000, layout)[0], norm(x_BTE, layout)[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", list(FEEDFORWARDS))
+@pytest.mark.parametrize("bias", [False, True])
+def test_feedforward(name: str, bias: bool) -> None:
+    config = dataclasses.replace(CONFIG, feedforward=name, feedforward_bias=bias)
+    feedforward = randomized(FEEDFORWARDS[name](config))
+    x_BTE = torch.randn(2, 6, 32)
+    assert_tokenwise(feedforward, x_BTE)
+    assert_gradients_reach(feedforward, feedforward(x_BTE, Layout.rows([6, 6]))[0])
+    assert any(key.endswith("bias") for key in feedforward.state_dict()) == bias
+
+
+class Recorder:
+    """A memory that notes what it is handed."""
+
+    def __init__(self, inner: DirectMemory):
+        self.inner, self.shapes = inner, []
+
+    def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended:
+        self.shapes.append(tuple(tuple(x.shape) for x in (query_BHTD, key_BKTD, value_BKTD)))
+        return self.inner.attend(query_BHTD, key_BKTD, value_BKTD, layout)
+
+
+@pytest.mark.parametrize("name", list(ATTENTIONS))
+@pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
+def test_attention(name: str, num_kv_heads: int) -> None:
+    config = dataclasses.replace(CONFIG, attention=name, num_kv_heads=num_kv_heads, output_bias=True)
+    attention = randomized(ATTENTIONS[name](config))
+    x_BTE = torch.randn(2, 7, 32, requires_grad=True)
+    layout = Layout.rows([7, 7])
+    memory = Recorder(DirectMemory(make_position(config), layout))
+    out_BTE, weights = attention(x_BTE, memory, layout)
+    assert out_BTE.shape == (2, 7, 32)
+    assert weights is None
+    assert memory.shapes == [((2, 4, 7, 12), (2, num_kv_heads, 7, 12), (2, num_kv_heads, 7, 12))]
+    # Causal: a token's output has no gradient with respect to later inputs, and one to every earlier input.
+    (grad_BTE,) = torch.autograd.grad(out_BTE[:, 3].sum(), x_BTE, retain_graph=True)
+    assert torch.equal(grad_BTE[:, 4:], torch.zeros_like(grad_BTE[:, 4:]))
+    assert (grad_BTE[:, :4].abs().sum(-1) > 0).all()
+    # A key bias adds the same to every score of an unrotated query; it matters because keys are rotated.
+    assert_gradients_reach(attention, out_BTE)
+
+
+@pytest.mark.parametrize("name", list(ATTENTIONS))
+def test_attention_hands_over_unrotated_keys(name: str) -> None:
+    """Positions are the memory's business: the same token gives the same key wherever it stands."""
+    attention = randomized(ATTENTIONS[name](dataclasses.replace(CONFIG, attention=name)))
+    keys = []
+
+    class Memory:
+        def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended:
+            keys.append(key_BKTD)
+            return Attended(query_BHTD, None)
+
+    x_BTE = torch.randn(1, 1, 32).expand(1, 5, 32)
+    attention(x_BTE, Memory(), Layout.rows([5]))
+    torch.testing.assert_close(keys[0], keys[0][:, :, :1].expand_as(keys[0]))
+
+
+@pytest.mark.parametrize("options", list(POSITIONS))
+def test_position(options: Any) -> None:
+    config = dataclasses.replace(CONFIG, position=options())
+    position = make_position(config)
+    x_BHTD = torch.randn(2, 3, 5, config.head_width, requires_grad=True)
+    for positions in (torch.arange(5), torch.arange(10).view(2, 5), torch.arange(30).view(2, 3, 5)):
+        rotation = position.rotation(positions)
+        assert rotation.cosine.shape == rotation.sine.shape == (*positions.shape, config.head_width // 2)
+        assert rotation.cosine.dtype == torch.float32
+        out_BHTD = position.rotate(x_BHTD, rotation)
+        assert out_BHTD.shape == x_BHTD.shape
+        (grad_BHTD,) = torch.autograd.grad(out_BHTD.square().sum(), x_BHTD)
+        assert (grad_BHTD.abs() > 0).all()
+    # The trained window's positions are told apart.
+    turned_TD = position.rotate(torch.ones(1, 1, 64, config.head_width), position.rotation(torch.arange(64)))[0, 0]
+    assert torch.cdist(turned_TD, turned_TD).fill_diagonal_(1).min() > 1e-3
+    # A score depends on the distance between two tokens, not on where they stand.
+    query, key = torch.randn(1, 1, 1, config.head_width), torch.randn(1, 1, 1, config.head_width)
+    scores = [
+        float(
+            (
+                position.rotate(query, position.rotation(torch.tensor([start + 9])))
+                * position.rotate(key, position.rotation(torch.tensor([start])))
+            ).sum()
+        )
+        for start in (0, 1, 50, 1_000_000)
+    ]
+    assert max(scores) - min(scores) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("field", "known"), [("attention", ATTENTIONS), ("norm", NORMS), ("feedforward", FEEDFORWARDS)]
+)
+def test_unknown_variant_is_refused(field: str, known: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"{field}='nonsense' is not known; known: {', '.join(known)}"):
+        Transformer(dataclasses.replace(CONFIG, **{field: "nonsense"}))
+
+
+def test_rms_norm_equals_transformers() -> None:
+    ours, theirs = NORMS["rms"](48, 1e-3), LlamaRMSNorm(48, 1e-3)
+    randomized(ours)
+    theirs.load_state_dict(ours.state_dict())
+    x_BTE = 0.05 * torch.randn(2, 5, 48)
+    torch.testing.assert_close(ours(x_BTE, Layout.rows([5, 5]))[0], theirs(x_BTE), atol=1e-6, rtol=1e-5)
+
+
+def test_swiglu_equals_transformers() -> None:
+    config = dataclasses.replace(CONFIG, feedforward_bias=True)
+    ours = randomized(FEEDFORWARDS["swiglu"](config))
+    theirs = LlamaMLP(LlamaConfig(hidden_size=32, intermediate_size=40, num_attention_heads=4, mlp_bias=True))
+    state = {f"{name.split('.')[0]}_proj.{name.split('.')[1]}": tensor for name, tensor in ours.state_dict().items()}
+    theirs.load_state_dict(state)
+    x_BTE = torch.randn(2, 5, 32)
+    torch.testing.assert_close(ours(x_BTE, Layout.rows([5, 5]))[0], theirs(x_BTE), atol=1e-6, rtol=1e-5)
+
+
+def test_every_slot_is_initialized() -> None:
+    """A variant with a tensor that `initialize` doesn't know would start as whatever was in memory."""
+    for attention, norm, feedforward in zip(ATTENTIONS, NORMS, FEEDFORWARDS, strict=False):
+        config = dataclasses.replace(
+            CONFIG, attention=attention, norm=norm, feedforward=feedforward, output_bias=True, feedforward_bias=True
+        )
+        model = Transformer(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(float("nan"))
+        initialize(model, seed=0)
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
