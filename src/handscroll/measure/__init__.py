@@ -1,4 +1,43 @@
-"""Measure: what a way of remembering is worth, and what it costs."""
+"""Measure: what a way of remembering is worth, and what it costs. Everything here reads; nothing here trains.
+
+What it is for
+    reading.py        reads a document under a cache policy; times every chunk, weighs the cache, pauses for questions
+    likelihood.py     perplexity against position, across chunks, without ever holding a text's logits
+    probes.py         questions with the tokens of their facts (`TokenSpans`: characters to tokens) and accepted replies
+    recall.py         asks forks of a cache, exact match; recall against depth and length; the blocks that were read
+    attended.py       keys per query, counted in the attention weights themselves
+    policies.py       all of it for one policy: `PolicyResult`, which survives as JSON; `policy_table`
+    extrapolation.py  a n + b n^2 for what was too long to read; always under its own key
+    suites/           named measurements that return a `Table`: recall, perplexity
+    report/           one HTML page that holds all it shows
+    table.py          `Table`, for people and scripts; what can't be measured is shown as not available
+
+Contracts
+    - Long work is a generator that yields its progress and, last, its result; the caller prints, saves or stops.
+    - Reading seconds are those of the model alone: likelihoods, questions and bytes are taken outside of them.
+    - Questions never change the cache they are asked of.
+    - Figures and estimates never share a column: what `extrapolate` adds stands under `extrapolated`.
+
+From a document to a report, in a few lines:
+
+    encoding = tokenizer.encode_with_offsets(document.text)
+    spans, total = TokenSpans(encoding.offsets), len(encoding.ids)
+    probes = {total: document_probes(document, spans, total, per_language=100, window=model.config.max_positions)}
+    for step in measure_policy(model, tokenizer, encoding.ids, probes, make_policy("block_memory")):
+        ...                                                         # ReadStep, AskStep, and last the PolicyResult
+    write_report("report.html", ReportData([step], window=512, document=document.text, spans=spans))
+
+A new suite is one file in `suites/` and one line in `SUITES`:
+
+    @dataclass(frozen=True)
+    class SpeedOptions:
+        tokens: int = 8192
+
+    def measure(subject, policies, options):
+        yield Table("Speed", ("policy", "tokens/s"), tuple(...))
+
+    SPEED = Suite(frozenset({"cache"}), SpeedOptions, measure)
+"""
 
 from handscroll.measure.policies import (
     FULL_LIMIT,
@@ -13,7 +52,8 @@ from handscroll.measure.policies import (
 from handscroll.measure.probes import Probe, TokenSpans, document_probes, make_probes
 from handscroll.measure.reading import Reading, ReadStep, read_document
 from handscroll.measure.recall import Outcome, ask, recall_grid
-from handscroll.measure.suites import SUITES, Subject, Suite, evaluate
+from handscroll.measure.report import ReportData, write_report
+from handscroll.measure.suites import SUITES, Subject, Suite, SuiteStep, evaluate
 from handscroll.measure.table import Table
 
 __all__ = [
@@ -26,8 +66,10 @@ __all__ = [
     "ReadStep",
     "Reading",
     "Recall",
+    "ReportData",
     "Subject",
     "Suite",
+    "SuiteStep",
     "Table",
     "TokenSpans",
     "ask",
@@ -40,4 +82,5 @@ __all__ = [
     "policy_table",
     "read_document",
     "recall_grid",
+    "write_report",
 ]

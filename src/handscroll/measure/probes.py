@@ -71,6 +71,11 @@ class TokenSpans:
             raise ValueError(f"characters {start} to {end} are in no token: the text ends at character {self.end}")
         return self._before + first, self._before + last
 
+    def place(self, first: int, last: int) -> tuple[int, int]:
+        """The characters that tokens first:last cover, as far as the text has them."""
+        first, last = max(first - self._before, 0), min(last - self._before, len(self._starts))
+        return (self._starts[first], self._ends[last - 1]) if first < last else (self.end, self.end)
+
     def characters(self, tokens: int) -> int:
         """How many characters the first `tokens` tokens cover."""
         inside = min(max(tokens - self._before, 0), len(self._ends))

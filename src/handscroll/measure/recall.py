@@ -85,9 +85,14 @@ def is_right(reply: str, probe: Probe) -> bool:
 
 
 def recall_grid(outcomes: Iterable[Outcome], bins: int = DEPTH_BINS) -> Table:
-    """Recall at each depth (rows) and length (columns); the last row is over all depths. None where nobody asked."""
+    """Recall at each depth (rows) and length (columns); the last row is over all depths. None where nobody asked.
+
+    Extra questions are left out: they would lift the depths that they were added to.
+    """
     counted: dict[tuple[int | None, int], list[bool]] = {}
     for outcome in outcomes:
+        if outcome.probe.is_extra:
+            continue
         depth = min(bins - 1, int(outcome.probe.depth * bins))
         for row in (depth, None):
             counted.setdefault((row, outcome.probe.length), []).append(outcome.correct)

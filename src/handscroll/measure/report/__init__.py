@@ -1,0 +1,9 @@
+"""The report: one page that says what was measured, to be opened anywhere and sent to anyone. It loads nothing.
+
+`ReportData` is all that it takes; `write_report` writes it. `page.html.jinja` and `page.css` are the page, `curves.py`,
+`heat.py` and `bars.py` its figures, `excerpts.py` its questions.
+"""
+
+from handscroll.measure.report.page import ReportData, render_report, write_report
+
+__all__ = ["ReportData", "render_report", "write_report"]

@@ -1,0 +1,23 @@
+"""Which policy has which colour: the same in every figure and in every report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from handscroll.measure.policies import PolicyResult
+from handscroll.measure.report.drawing import SERIES
+
+POLICY_SERIES = {"block_memory": 0, "full": 1, "sliding_window": 2}
+
+
+def colours(results: Sequence[PolicyResult]) -> list[str]:
+    """A colour for each result: known policies have their own, further ones and variants what is left."""
+    taken: set[int] = set()
+    chosen = []
+    for result in results:
+        wanted = POLICY_SERIES.get(result.policy["policy"])
+        free = [number for number in range(len(SERIES)) if number not in taken and number not in POLICY_SERIES.values()]
+        number = wanted if wanted is not None and wanted not in taken else (free or [len(SERIES) - 1])[0]
+        taken.add(number)
+        chosen.append(SERIES[number])
+    return chosen
