@@ -10,18 +10,11 @@ import pytest
 from handscroll.kvcache import POLICIES, BlockMemory, Full, Policy, SlidingWindow, make_policy
 from handscroll.measure import policies
 from handscroll.measure.extrapolation import extrapolate_chunks
-from handscroll.measure.policies import (
-    AskStep,
-    PolicyResult,
-    Recall,
-    extrapolate,
-    measure_policy,
-    policy_name,
-    policy_table,
-)
+from handscroll.measure.policies import AskStep, measure_policy
 from handscroll.measure.probes import Probe, TokenSpans, make_probes
 from handscroll.measure.reading import Chunk, ReadStep
 from handscroll.measure.recall import Outcome
+from handscroll.measure.results import PolicyResult, Recall, extrapolate, policy_name, policy_table
 from handscroll.model import Cache, Transformer
 from handscroll.text import Tokenizer
 from handscroll.text.chronicle import Document, even_questions

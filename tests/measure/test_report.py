@@ -10,10 +10,10 @@ import pytest
 
 from handscroll.kvcache import BlockMemory, Full, Policy, SlidingWindow
 from handscroll.measure import ReportData, TokenSpans, document_probes, extrapolate, measure_policy, write_report
-from handscroll.measure.policies import PolicyResult, Recall
 from handscroll.measure.report import excerpts, page, render_report
 from handscroll.measure.report.drawing import VARIABLES, tokens_label
 from handscroll.measure.report.page import headline
+from handscroll.measure.results import PolicyResult, Recall
 from handscroll.model import Transformer
 from handscroll.text import Tokenizer
 from handscroll.text.chronicle import Document

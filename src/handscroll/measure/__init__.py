@@ -6,7 +6,8 @@ What it is for
     probes.py         questions with the tokens of their facts (`TokenSpans`: characters to tokens) and accepted replies
     recall.py         asks forks of a cache, exact match; recall against depth and length; the blocks that were read
     attended.py       keys per query, counted in the attention weights themselves
-    policies.py       all of it for one policy: `PolicyResult`, which survives as JSON; `policy_table`
+    policies.py       all of it for one policy
+    results.py        `PolicyResult`, which survives as JSON; `policy_table`
     extrapolation.py  a n + b n^2 for what was too long to read; always under its own key
     suites/           named measurements that return a `Table`: recall, perplexity
     report/           one HTML page that holds all it shows
@@ -39,20 +40,12 @@ A new suite is one file in `suites/` and one line in `SUITES`:
     SPEED = Suite(frozenset({"cache"}), SpeedOptions, measure)
 """
 
-from handscroll.measure.policies import (
-    FULL_LIMIT,
-    AskStep,
-    PolicyResult,
-    Recall,
-    extrapolate,
-    measure_policy,
-    policy_name,
-    policy_table,
-)
+from handscroll.measure.policies import FULL_LIMIT, AskStep, measure_policy
 from handscroll.measure.probes import Probe, TokenSpans, document_probes, make_probes
 from handscroll.measure.reading import Reading, ReadStep, read_document
 from handscroll.measure.recall import Outcome, ask, recall_grid
 from handscroll.measure.report import ReportData, write_report
+from handscroll.measure.results import PolicyResult, Recall, extrapolate, policy_name, policy_table
 from handscroll.measure.suites import SUITES, Subject, Suite, SuiteStep, evaluate
 from handscroll.measure.table import Table
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handscroll.measure.policies import PolicyResult
 from handscroll.measure.report.colours import colours
 from handscroll.measure.report.drawing import INK, MUTED, WIDTH, draw, plain, tokens_label
+from handscroll.measure.results import PolicyResult
 from handscroll.model.footprint import readable
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from handscroll.measure.policies import PolicyResult
 from handscroll.measure.report.drawing import SERIES
+from handscroll.measure.results import PolicyResult
 
 POLICY_SERIES = {"block_memory": 0, "full": 1, "sliding_window": 2}
 

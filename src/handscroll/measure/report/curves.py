@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
-from handscroll.measure.policies import PolicyResult
 from handscroll.measure.report.colours import colours
 from handscroll.measure.report.drawing import INK, MUTED, SERIES, WIDTH, draw, plain, token_axis
+from handscroll.measure.results import PolicyResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from handscroll.measure.policies import PolicyResult
 from handscroll.measure.probes import Probe, TokenSpans
 from handscroll.measure.recall import Outcome
+from handscroll.measure.results import PolicyResult
 
 SHOWN_RIGHT, SHOWN_WRONG = 5, 3
 # Tokens of the text shown on either side, so that a block that begins within a sentence can be understood.

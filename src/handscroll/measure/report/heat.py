@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from handscroll.measure.policies import PolicyResult
 from handscroll.measure.recall import DEPTH_BINS, recall_grid
 from handscroll.measure.report.drawing import MUTED, SERIES, WIDTH, draw, plain, tokens_label
+from handscroll.measure.results import PolicyResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

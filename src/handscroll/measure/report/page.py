@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from handscroll.measure.policies import PolicyResult, policy_table
 from handscroll.measure.probes import TokenSpans
 from handscroll.measure.report import excerpts
 from handscroll.measure.report.bars import bytes_figure, seconds_figure
@@ -22,6 +21,7 @@ from handscroll.measure.report.colours import colours
 from handscroll.measure.report.curves import loss_figure, pace_figure, perplexity_figure
 from handscroll.measure.report.drawing import VARIABLES
 from handscroll.measure.report.heat import has_recall, recall_figure
+from handscroll.measure.results import PolicyResult, policy_table
 from handscroll.model.footprint import readable
 
 HERE = Path(__file__).parent

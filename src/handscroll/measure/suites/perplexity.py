@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from handscroll.kvcache import Full, Policy, describe
 from handscroll.measure.likelihood import PositionCurve
-from handscroll.measure.policies import FULL_LIMIT, policy_name
+from handscroll.measure.policies import FULL_LIMIT
 from handscroll.measure.reading import ReadStep, read_document
+from handscroll.measure.results import policy_name
 from handscroll.measure.suites.source import chronicle, opening
 from handscroll.measure.suites.suite import Subject, Suite, SuiteStep
 from handscroll.measure.table import Table, Value

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from handscroll.kvcache import Full, Policy, describe
-from handscroll.measure.policies import FULL_LIMIT, PolicyResult, measure_policy, policy_name
+from handscroll.measure.policies import FULL_LIMIT, measure_policy
 from handscroll.measure.probes import Probe, TokenSpans, document_probes
+from handscroll.measure.results import PolicyResult, policy_name
 from handscroll.measure.suites.source import chronicle, opening
 from handscroll.measure.suites.suite import Subject, Suite, SuiteStep
 from handscroll.measure.table import Table, Value
