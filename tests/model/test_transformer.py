@@ -71,6 +71,19 @@ def test_no_gradient_from_padding_or_other_documents() -> None:
     assert (grad_BTE[0].abs().sum(-1) > 0).tolist() == [False, False, False, True, True, False, False, False]
 
 
+def test_captured_weights_of_packed_documents() -> None:
+    index_BT = torch.tensor([[0, 1, 2, 3, 4, 5, -1, -1]])
+    document_BT = torch.tensor([[0, 0, 0, 1, 1, 1, -1, -1]])
+    layout = Layout.packed(index_BT, torch.tensor([[0, 1, 2, 0, 1, 2, 0, 0]]), document_BT)
+    model, tokens_BT = make(), torch.randint(0, 60, (1, 8))
+    captured = model.hidden(tokens_BT, dataclasses.replace(layout, capture=Capture(weights=True)))
+    seen_TS = torch.zeros(6, 8, dtype=torch.bool)
+    seen_TS[:3, :3] = seen_TS[3:, 3:6] = torch.ones(3, 3).tril().bool()
+    for weights_BHTS in captured.weights:
+        assert ((weights_BHTS[0, :, :6] > 0) == seen_TS).all()
+    torch.testing.assert_close(captured.last_BTE[:, :6], model.hidden(tokens_BT, layout).last_BTE[:, :6])
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
 def test_gradients_reach_every_parameter(tied: bool, activation_checkpointing: bool) -> None:
