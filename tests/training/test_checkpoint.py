@@ -107,6 +107,12 @@ def test_resuming_nothing_starts_anew(run: Callable[..., list[Any]], tmp_path: P
     assert len((tmp_path / "early" / "log.jsonl").read_text().splitlines()) == 6
 
 
+def test_a_folder_that_cannot_be_made_is_refused_at_once(run: Callable[..., list[Any]], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        run(tmp_path / "file" / "run", stop=0)
+
+
 def test_a_used_folder_is_not_overwritten(run: Callable[..., list[Any]], tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(ValueError, match=r"already holds a run \(step-000006\): resume it, or give another folder"):

@@ -88,9 +88,7 @@ def load(path: Path, models: Mapping[str, Transformer], optimizers: Optimizers, 
     try:
         values = json.loads((path / STATE).read_text(encoding="utf-8"))
         state = RunState(values["step"], values["tokens"], values["seconds"], values["run"])
-        device = next(iter(models.values())).device
-        weights = load_file(path / MODEL, device=str(device))
-        moments = load_file(path / OPTIMIZER, device=str(device))
+        weights, moments = load_file(path / MODEL), load_file(path / OPTIMIZER)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} can't be read ({error}): delete this folder to resume from the checkpoint before it"

@@ -135,4 +135,4 @@ class Optimizers:
             if name not in self.parameters:
                 raise ValueError(f"the checkpoint has optimizer state of {name}, which this run does not train")
             parameter = self.parameters[name]
-            owners[id(parameter)].state[parameter][key] = tensor
+            owners[id(parameter)].state[parameter][key] = tensor.to(parameter.device)

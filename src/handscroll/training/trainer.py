@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 
 from handscroll.training import checkpoint
 from handscroll.training.accumulation import Accumulator, Averages
+from handscroll.training.allocator import keep_freed_memory
 from handscroll.training.batch import Batch
 from handscroll.training.log import RunLog
 from handscroll.training.objectives import Models, Objective
@@ -80,10 +82,13 @@ def train(
     """Trains `models` in place and yields after every step.
 
     `callbacks` are called with each step's progress before its checkpoint is written, so that a step that was killed in
-    one of them is taken again. With `resume` a folder without a checkpoint starts at step 0. Raises ValueError at once
-    for a folder that holds another run, and while training for a loss that is not finite.
+    one of them is taken again. With `resume` a folder without a checkpoint starts at step 0. On a CPU the process keeps
+    the memory that steps free (`allocator.py`). Raises at once ValueError for a folder that holds another run and
+    OSError for one that can't be made; while training, ValueError for a loss that is not finite.
     """
     trainer = Trainer(models, objective, source, options)
+    if trainer.device.type == "cpu":
+        keep_freed_memory()
     done = checkpoint.RunState(0, 0, 0.0, trainer.run)
     if folder is not None:
         found = checkpoint.checkpoints(folder)
@@ -91,6 +96,7 @@ def train(
             raise ValueError(f"{folder} already holds a run ({found[-1].name}): resume it, or give another folder")
         if found:
             done = checkpoint.load(found[-1], models, trainer.optimizers, trainer.run)
+        folder.mkdir(parents=True, exist_ok=True)
     return _steps(trainer, done, folder, callbacks)
 
 
@@ -154,7 +160,7 @@ class Trainer:
         for model in models.values():
             model.activation_checkpointing = options.activation_checkpointing
 
-    @property
+    @cached_property
     def run(self) -> dict[str, Any]:
         """What this run is, as JSON values: all that decides its result."""
         return {
