@@ -64,6 +64,7 @@ def generate(
     tokenizer: Tokenizer,
     prompt: Prompt,
     *,
+    context: str = "",
     cache: str | Mapping[str, Any] | Policy = "block_memory",
     max_new_tokens: int = 64,
     temperature: float = 0.0,
@@ -73,6 +74,7 @@ def generate(
 ) -> Iterator[Token]:
     """Continues a text, or answers a conversation ([{"role": "user", "content": ...}]); yields `Token(id, text)`.
 
+    `context` is a text of any length that is read before the prompt, such as the book that a question is about.
     `cache` is the way of remembering: "block_memory", {"policy": "sliding_window", "window": 256}, or a policy.
     Temperature 0 is greedy; above it, tokens are drawn by `seed`. `stop_ids` end the text (default: the tokenizer's).
     `on_read(done, total)` is called while a long prompt is read, in tokens.
@@ -84,6 +86,7 @@ def generate(
         model,
         tokenizer,
         prompt,
+        context=context,
         cache=cache,
         max_new_tokens=max_new_tokens,
         temperature=temperature,

@@ -6,8 +6,6 @@ handscroll generate MODEL PROMPT --cache sliding_window --cache.window=256
 from __future__ import annotations
 
 import difflib
-import os
-import sys
 from typing import Any
 
 import typer
@@ -39,9 +37,7 @@ class Commands(TyperGroup):
             _say(f"interrupted{way_on}")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
-            # The reader of our output, such as `head`, has seen enough. Python would complain once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(FAILED) from None
+            raise  # the reader of our output, such as `head`, has seen enough: typer ends quietly
         except (*MISTAKES, OSError) as error:
             if ctx.params.get("debug"):
                 raise

@@ -65,7 +65,9 @@ def generate(
       handscroll generate quickstart/model "Once" --cache sliding_window --cache.window=256
     """
     policy = {"policy": cache, **dotted(ctx, "cache")}
-    text = _text(prompt, file)
+    text, context = _texts(prompt, file)
+    if chat and not text.strip():
+        raise ValueError("--chat answers a message: give it as PROMPT")
     import handscroll
 
     loaded = handscroll.load(model)
@@ -84,6 +86,7 @@ def generate(
             loaded.model,
             loaded.tokenizer,
             asked,
+            context=context,
             cache=policy,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -116,17 +119,17 @@ def generate(
     )
 
 
-def _text(prompt: str | None, file: Path | None) -> str:
-    """The file, then the prompt on a line of its own. ValueError where there is neither."""
-    if prompt == "-":
-        prompt = sys.stdin.read()
+def _texts(prompt: str | None, file: Path | None) -> tuple[str, str]:
+    """The prompt and what is read before it. ValueError where there is neither."""
     if prompt is None and file is None:
         raise ValueError("there is nothing to continue: give a PROMPT, or - for stdin, or --file")
+    if prompt == "-":
+        prompt = sys.stdin.read()
     if file is None:
-        return prompt or ""
+        return prompt or "", ""
     from handscroll.text import read_texts
 
-    return "\n".join([*read_texts(file), *([prompt] if prompt else [])])
+    return prompt or "", "\n".join(read_texts(file))
 
 
 def _write(text: str) -> None:

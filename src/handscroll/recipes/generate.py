@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from handscroll.generation import Sampling, read
 from handscroll.generation import generate as generate_ids
 from handscroll.generation.engine import CHUNK
@@ -37,6 +39,7 @@ def generate(
     tokenizer: Tokenizer,
     prompt: Prompt,
     *,
+    context: str = "",
     cache: str | Mapping[str, Any] | Policy = "block_memory",
     max_new_tokens: int = 64,
     temperature: float = 0.0,
@@ -46,6 +49,7 @@ def generate(
 ) -> Iterator[Token]:
     """Continues a text, or answers a conversation ([{"role": "user", "content": ...}]); checks at once.
 
+    `context` is a text of any length that is read before the prompt, outside of the conversation if it is one.
     `cache` is a policy, by name, as {"policy": name, option: value}, or itself. Temperature 0 is greedy. `stop_ids`
     end the continuation (default: the tokenizer's). `on_read` is told of the prompt's tokens that were read, and of how
     many. Raises ValueError for unknown or impossible options, an empty prompt, and a text whose memory can't fit.
@@ -54,7 +58,7 @@ def generate(
     sampling = Sampling(temperature, seed)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: at least 1")
-    ids = prompt_ids(tokenizer, prompt)
+    ids = prompt_ids(tokenizer, prompt, context)
     _require_memory(model, policy, len(ids) + max_new_tokens)
     stops = tokenizer.stop_ids if stop_ids is None else tuple(stop_ids)
     memory = policy.start(model.config, model.position, 1)
@@ -78,14 +82,20 @@ def generate(
     return tokens()
 
 
-def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
-    """The tokens that the model reads: of a text, after what the tokenizer puts before every text; of a conversation,
-    up to where the assistant speaks. Raises ValueError for an empty text."""
-    if not isinstance(prompt, str):
-        return chat_tokens(tokenizer, prompt, add_generation_prompt=True).ids
-    if not prompt:
-        raise ValueError("the prompt is empty: give at least one character to continue")
-    return opening(tokenizer) + tokenizer.encode(prompt)
+def prompt_ids(tokenizer: Tokenizer, prompt: Prompt, context: str = "") -> list[int]:
+    """The tokens that the model reads: what the tokenizer puts before every text, the context and, on a new line, the
+    prompt; of a conversation up to where the assistant speaks. Raises ValueError where there is nothing to continue."""
+    if isinstance(prompt, str):
+        text = f"{_line(context)}{prompt}" if prompt else context
+        if not text:
+            raise ValueError("the prompt is empty: give at least one character to continue")
+        return opening(tokenizer) + tokenizer.encode(text)
+    read = opening(tokenizer) + tokenizer.encode(_line(context)) if context else []
+    return read + chat_tokens(tokenizer, prompt, add_generation_prompt=True).ids
+
+
+def _line(text: str) -> str:
+    return text if not text or text.endswith("\n") else text + "\n"
 
 
 def _require_memory(model: Transformer, policy: Policy, tokens: int) -> None:
@@ -94,6 +104,6 @@ def _require_memory(model: Transformer, policy: Policy, tokens: int) -> None:
         # Its store drops old tokens once it holds two windows.
         tokens = min(tokens, 2 * (policy.window or model.config.max_positions) + CHUNK)
     elif isinstance(policy, BlockMemory):
-        device = type(device)("cpu")
+        device = torch.device("cpu")  # where its archive waits
     needed = kv_bytes(model.config, tokens, model.embedding.weight.dtype)
     require(needed, f"remembering {tokens:,} tokens", device)

@@ -85,11 +85,13 @@ class NewTokenizer(Section):
 class Data(Section):
     """txt, md and jsonl files, and folders of them; a path is relative to where the command is run."""
 
-    files: Annotated[tuple[str, ...], Field(min_length=1)]
+    files: tuple[str, ...]
 
     @field_validator("files", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
+        if value == []:
+            raise ValueError("no file is named: give at least one")
         return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 

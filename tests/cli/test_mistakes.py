@@ -1,0 +1,175 @@
+"""A user's mistake is one line on stderr and exit code 2: no traceback, nothing on stdout, nothing half-written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handscroll.text import Tokenizer
+
+Run = Callable[..., Any]
+
+# The command, and what its line says.
+MISTAKES = {
+    "unknown policy": (
+        ["generate", "model", "The", "--cache", "blok"],
+        "unknown cache policy 'blok': known are full, sliding_window, block_memory",
+    ),
+    "unknown option of a policy": (
+        ["generate", "model", "The", "--cache", "full", "--cache.window=3"],
+        "full has no option 'window': known are none",
+    ),
+    "negative window": (
+        ["generate", "model", "The", "--cache", "sliding_window", "--cache.window=-3"],
+        "window=-3: a sliding window holds at least 1 token",
+    ),
+    "mistyped dotted option": (
+        ["generate", "model", "The", "--cahce.window=3"],
+        "there is no option --cahce.window; did you mean --cache.window?",
+    ),
+    "dotted option without a value": (["generate", "model", "The", "--cache.window"], "--cache.window needs a value"),
+    "negative tokens": (["generate", "model", "The", "--max-new-tokens", "-1"], "max_new_tokens=-1: at least 1"),
+    "no prompt": (["generate", "model"], "there is nothing to continue: give a PROMPT"),
+    "no message": (["generate", "model", "--chat", "--file", "text.txt"], "--chat answers a message"),
+    "empty prompt": (["generate", "model", ""], "the prompt is empty"),
+    "missing model": (["generate", "nowhere", "The"], "nowhere is not a folder: give a folder that holds config.json"),
+    "missing file": (["generate", "model", "The", "--file", "no.txt"], "no.txt does not exist"),
+    "unknown suite": (["eval", "model", "--suite", "recal"], "unknown suite 'recal': known are recall, perplexity"),
+    "unknown policy of a suite": (["eval", "model", "--policies", "full,blok"], "unknown cache policy 'blok'"),
+    "unknown option of a suite": (["eval", "model", "--suite.deep=3"], "the suite has no option 'deep'"),
+    "negative length of a suite": (["eval", "model", "--tokens", "-5"], "tokens=-5"),
+    "no policy": (["eval", "model", "--policies", ""], "no cache policy is given"),
+    "table over a folder": (["eval", "model", "--out", "model"], "--out model is a folder"),
+    "table below a file": (["eval", "model", "--out", "text.txt/table.json"], "text.txt is a file"),
+    "unknown language": (["data", "chronicle", "--language", "fr", "--out", "w"], "fr"),
+    "negative chronicle": (["data", "chronicle", "--tokens", "-5", "--out", "w"], "--tokens -5: it must be at least 1"),
+    "chronicle over a file": (["data", "chronicle", "--out", "text.txt"], "text.txt is a file: give a folder"),
+    "tokenizer of no folder": (["data", "chronicle", "--tokenizer", "no", "--out", "w"], "no is not a folder"),
+    "missing recipe": (["train", "no.yaml"], "no.yaml is not a file: give the path of a recipe"),
+    "mistyped key": (["train", "recipe.yaml", "trian.steps=3"], "trian is not a key of a recipe; did you mean train?"),
+    "mistyped override": (["train", "recipe.yaml", "steps"], "'steps' is no override: write key.sub=value"),
+    "negative size": (["train", "recipe.yaml", "model.width=-8"], "model.width=-8: it must be at least 1"),
+    "window too long": (["train", "recipe.yaml", "train.window=64"], "train.window=64 is more than the model's window"),
+    "out is a file": (["train", "recipe.yaml", "out=text.txt"], "text.txt is a file: give a folder"),
+    "out below a file": (["train", "recipe.yaml", "out=text.txt/run"], "text.txt/run can't be written"),
+}
+
+
+@pytest.mark.usefixtures("recipe")
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line(case: str, run: Run, tmp_path: Path) -> None:
+    arguments, says = MISTAKES[case]
+    before = sorted(path for path in tmp_path.rglob("*"))
+    ran = run(*arguments)
+    assert ran.code == 2, ran.err
+    lines = [line for line in ran.err.splitlines() if line.startswith("handscroll: ")]
+    assert len(lines) == 1
+    assert says in lines[0]
+    assert "Traceback" not in ran.err
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+BAD_CORPORA = {
+    "empty": (b"", "the corpus is empty"),
+    "binary": (b"GIF89a\x00\x00", "is a binary file (byte 0x00 at position 6); give plain text"),
+    "wrong encoding": ("天地玄黄".encode("gb18030"), "is not UTF-8: byte 0x"),
+    "shorter than a window": (b"The fox.", "fewer than one window of 32"),
+}
+
+
+@pytest.mark.usefixtures("recipe")
+@pytest.mark.parametrize("case", BAD_CORPORA)
+def test_a_bad_corpus_is_one_line(case: str, run: Run, tmp_path: Path) -> None:
+    content, says = BAD_CORPORA[case]
+    (tmp_path / "text.txt").write_bytes(content)
+    ran = run("train", "recipe.yaml", "--json")
+    assert (ran.code, ran.out) == (2, "")
+    assert says in ran.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    ran = run("generate", "model", "The")
+    assert ran.code == 2
+    assert "model/model.safetensors is not a whole safetensors file" in ran.err
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_missing_file_is_named(name: str, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "model" / name).unlink()
+    ran = run("eval", "model")
+    assert ran.code == 2
+    assert name in ran.err
+
+
+def test_a_tokenizer_of_another_model_is_refused(run: Run, tmp_path: Path) -> None:
+    Tokenizer.train(["other words for another model, many of them: " + "fox dog " * 30], 265).save(tmp_path / "model")
+    ran = run("generate", "model", "The")
+    assert ran.code == 2
+    assert "the tokenizer has 265 tokens and model embeddings for 300: they don't belong together" in ran.err
+
+
+@pytest.mark.usefixtures("recipe")
+def test_a_truncated_checkpoint_of_a_run_is_named(run: Run, tmp_path: Path) -> None:
+    assert run("train", "recipe.yaml", "train.steps=2").code == 0
+    state = tmp_path / "run" / "step-000002" / "state.json"
+    state.write_text(state.read_text()[:-30])
+    ran = run("train", "recipe.yaml", "train.steps=2", "--resume")
+    assert ran.code == 2
+    assert "step-000002 can't be read" in ran.err
+
+
+@pytest.mark.usefixtures("recipe")
+def test_another_recipe_is_not_resumed(run: Run) -> None:
+    assert run("train", "recipe.yaml", "train.steps=2").code == 0
+    ran = run("train", "recipe.yaml", "train.steps=2", "model.width=64", "--resume")
+    assert ran.code == 2
+    assert "model.width was 32 in run/recipe.yaml and is 64 now" in ran.err
+
+
+@pytest.mark.usefixtures("recipe")
+def test_what_cannot_fit_is_refused_with_the_numbers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handscroll.model.footprint.available_memory", lambda device="cpu": 100_000)
+    ran = run("train", "recipe.yaml")
+    assert ran.code == 2
+    assert "but 100.0 kB of memory is free" in ran.err
+
+
+@pytest.mark.parametrize("arguments", [["--debug"], []])
+def test_debug_shows_where_a_mistake_was_found(
+    arguments: list[str], run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not arguments:
+        monkeypatch.setenv("HANDSCROLL_DEBUG", "1")
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        run(*arguments, "generate", "nowhere", "The")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["trian"], "trian"), (["train"], "RECIPE.yaml"), (["generate", "model", "The", "--seeds", "3"], "--seed")],
+)
+def test_what_is_no_command_is_refused(arguments: list[str], says: str, run: Run) -> None:
+    ran = run(*arguments)
+    assert ran.code == 2
+    assert says in ran.err
+
+
+def test_a_failure_of_the_machine_has_another_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device", "w/text.txt")
+
+    monkeypatch.setattr("handscroll.text.chronicle.export", full_disk)
+    ran = run("data", "chronicle", "--tokens", "100", "--out", "w")
+    assert ran.code == 1
+    assert ran.err == "handscroll: w/text.txt: No space left on device\n"
+
+
+def test_errors_leave_stdout_to_scripts(run: Run) -> None:
+    ran = run("generate", "model", "The", "--json", "--temperature", "-1")
+    assert (ran.code, ran.out) == (2, "")
+    assert json.loads(run("generate", "model", "The", "--json", "--max-new-tokens", "1").out)

@@ -1,0 +1,226 @@
+"""Every verb does its work, prints JSON and nothing else when asked, and can be stopped and resumed."""
+
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+import handscroll
+from handscroll.recipes.events import Advance, Event, Finished, Said
+
+Run = Callable[..., Any]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+KILLED = """
+import os, signal, torch
+from handscroll.cli import main, train
+from handscroll.cli.display import Lines
+torch.set_num_threads(1)
+def kill(self, event):
+    if event.done == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+Lines.advance = kill
+main()
+"""
+
+
+def test_train_leaves_a_model_and_says_where(run: Run, recipe: Path) -> None:
+    ran = run("train", "recipe.yaml", "train.steps=3", "optimizer.learning_rate=1e-2")
+    assert ran.code == 0
+    assert "training: 3 of 3 steps" in ran.out
+    assert "handscroll generate run/model" in ran.out
+    assert len((recipe.parent / "run" / "log.jsonl").read_text().splitlines()) == 3
+    assert handscroll.load("run/model").model.config.width == 32
+
+
+def test_train_prints_its_last_step_as_json(run: Run, recipe: Path) -> None:
+    ran = run("train", "recipe.yaml", "train.steps=2", "--json")
+    result = json.loads(ran.out)
+    assert (result["step"], result["out"], result["model"]) == (2, "run", "run/model")
+    assert "training: 2 of 2 steps" in ran.err
+
+
+def test_a_killed_training_goes_on_to_the_same_result(run: Run, recipe: Path, tmp_path: Path) -> None:
+    assert run("train", "recipe.yaml", "out=whole").code == 0
+    killed = subprocess.run([sys.executable, "-c", KILLED, "train", "recipe.yaml"], cwd=tmp_path, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    again = run("train", "recipe.yaml")
+    assert again.code == 2
+    assert "run already holds a run (step-000005): resume it" in again.err
+    assert run("train", "recipe.yaml", "--resume").code == 0
+    whole, resumed = (load_file(tmp_path / out / "model" / "model.safetensors") for out in ("whole", "run"))
+    assert all(resumed[name].equal(tensor) for name, tensor in whole.items())
+
+
+def test_examples_run_one_after_the_other(run: Run) -> None:
+    assert run("data", "chronicle", "--tokens", "3000", "--out", "chronicle").code == 0
+    small = ["model.width=32", "model.layers=1", "model.head_width=16", "model.window=128", "tokenizer.vocab_size=300"]
+    trained = run("train", str(EXAMPLES / "pretrain.yaml"), *small, "train.steps=1", "train.windows_per_step=2")
+    assert trained.code == 0, trained.err
+    chatty = run("train", str(EXAMPLES / "chat.yaml"), "train.epochs=null", "train.steps=1", "train.windows_per_step=2")
+    assert chatty.code == 0, chatty.err
+    assert run("generate", "runs/chat/model", "Where does Anna Berg live?", "--chat").code == 0
+
+
+def test_generate_prints_the_continuation_alone(run: Run) -> None:
+    ran = run("generate", "model", "The quick", "--max-new-tokens", "9")
+    assert ran.code == 0
+    assert ran.err == ""
+    tokens = handscroll.generate(*handscroll.load("model"), "The quick", max_new_tokens=9)
+    assert ran.out == "".join(token.text for token in tokens) + "\n"
+
+
+def test_generate_prints_json(run: Run) -> None:
+    ran = run("generate", "model", "The quick", "--max-new-tokens", "4", "--json", "--cache.window=20")
+    result = json.loads(ran.out)
+    assert len(result["tokens"]) == 4
+    assert result["cache"] == {"policy": "block_memory", "window": 20}
+    tokenizer = handscroll.load("model").tokenizer
+    is_stopped = result["tokens"][-1] in tokenizer.stop_ids
+    assert result["stopped_by"] == ("stop token" if is_stopped else "max_new_tokens")
+    assert result["prompt_tokens"] == len(tokenizer.encode("The quick"))
+
+
+def test_options_of_a_policy_follow_with_a_dot(run: Run) -> None:
+    text = "The quick brown fox jumps over the lazy dog"
+    options = ["--max-new-tokens", "12", "--json", "--cache", "sliding_window"]
+    ran = [
+        json.loads(run("generate", "model", text, *options, *given).out)
+        for given in (["--cache.window=2"], ["--cache.window", "2"], [])
+    ]
+    assert ran[0]["tokens"] == ran[1]["tokens"] != ran[2]["tokens"]
+
+
+def test_generate_reads_a_file_or_stdin(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def tokens(*arguments: str) -> list[int]:
+        ran = run("generate", "model", *arguments, "--max-new-tokens", "5", "--json")
+        assert ran.code == 0, ran.err
+        return list(json.loads(ran.out)["tokens"])
+
+    (tmp_path / "book.txt").write_text("The lazy dog.\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("The lazy dog.\nA fox"))
+    assert tokens("-") == tokens("A fox", "--file", "book.txt") == tokens("The lazy dog.\nA fox")
+    assert tokens("--file", "book.txt") == tokens("The lazy dog.\n")
+
+
+def test_a_long_file_is_read_with_a_word_on_the_way(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("The quick brown fox jumps. " * 500, encoding="utf-8")
+    ran = run("generate", "model", "Who?", "--file", "book.txt", "--max-new-tokens", "2", "--chat")
+    assert ran.code == 0
+    assert "reading: " in ran.err
+
+
+def test_eval_compares_policies(run: Run, tmp_path: Path) -> None:
+    short = ["--tokens", "300", "--suite.questions=1", "--out", "tables/recall.json"]
+    ran = run("eval", "model", "--policies", "full,block_memory", *short)
+    assert ran.code == 0, ran.err
+    assert "block_memory" in ran.out
+    written = json.loads((tmp_path / "tables" / "recall.json").read_text(encoding="utf-8"))
+    assert [row["policy"] for row in written["rows"]] == ["full", "block_memory"]
+
+
+def test_eval_prints_json_and_takes_policies_with_options(run: Run) -> None:
+    policies = "[full, {policy: sliding_window, window: 8}]"
+    ran = run("eval", "model", "--suite", "perplexity", "--tokens", "100", "--policies", policies, "--json")
+    result = json.loads(ran.out)
+    assert result["suite"] == "perplexity"
+    assert {"full", "sliding_window window=8"} < result["rows"][0].keys()
+    assert "full: reading: 100 of 100 tokens" in ran.err
+
+
+def test_chronicle_is_written(run: Run, tmp_path: Path) -> None:
+    ran = run("data", "chronicle", "--tokens", "900", "--seed", "7", "--language", "zh", "--out", "world", "--json")
+    result = json.loads(ran.out)
+    text = (tmp_path / "world" / "text.txt").read_text(encoding="utf-8")
+    assert result["languages"] == ["zh"]
+    assert result["tokens"] >= 900
+    assert result["characters"] == len(text)
+    counted = run("data", "chronicle", "--tokens", "900", "--tokenizer", "model", "--out", "counted", "--json")
+    tokens = len(handscroll.load("model").tokenizer.encode((tmp_path / "counted" / "text.txt").read_text("utf-8")))
+    assert json.loads(counted.out)["tokens"] == pytest.approx(tokens, rel=0.01)
+    assert tokens >= 900
+
+
+@pytest.fixture
+def quickstart(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Stands in for the real run, which takes minutes; what it was called with is put into the list."""
+    module = pytest.importorskip("handscroll.recipes.quickstart")
+    called: list[Any] = []
+
+    def stand_in(options: Any) -> Iterator[Event]:
+        called.append(options)
+        yield Said("writing a chronicle")
+        yield Advance("reading", 5, 10, "tokens", 100.0)
+        yield Advance("reading", 10, 10, "tokens", 100.0, "nearly")
+        figures = {"recall": 0.975, "recall_beyond_window": 0.97, "perplexity": 9.5, "device_bytes": 3_000_000}
+        more = {"host_bytes": 0, "seconds": 12.5, "tokens": 131072}
+        yield Finished({"policies": {"block_memory": figures | more}}, ("handscroll eval quickstart/model",))
+
+    monkeypatch.setattr(module, "quickstart", stand_in)
+    return called
+
+
+def test_quickstart_passes_its_options_on(run: Run, quickstart: list[Any]) -> None:
+    ran = run("quickstart", "--corpus", "a.txt", "b.md", "--minutes", "2", "--corpus=c.txt", "--out", "novel", "--full")
+    assert ran.code == 0, ran.err
+    [options] = quickstart
+    assert options.corpus == (Path("a.txt"), Path("b.md"), Path("c.txt"))
+    assert (options.minutes, options.out, options.full, options.resume) == (2.0, Path("novel"), True, False)
+
+
+def test_quickstart_has_the_recipes_own_defaults(run: Run, quickstart: list[Any]) -> None:
+    assert run("quickstart").code == 0
+    [options] = quickstart
+    assert options == type(options)(out=Path("quickstart"))
+
+
+def test_quickstart_shows_its_result(run: Run, quickstart: list[Any]) -> None:
+    shown = run("quickstart").out
+    for part in ("writing a chronicle", "reading: 10 of 10 tokens, 100 tokens/s", "97.5 %", "131,072", "eval quick"):
+        assert part in shown
+    ran = run("quickstart", "--json")
+    assert json.loads(ran.out)["policies"]["block_memory"]["recall"] == 0.975
+    assert "writing a chronicle" in ran.err
+
+
+def test_help_of_every_verb_explains_every_option(run: Run) -> None:
+    for verb in (["quickstart"], ["data", "chronicle"], ["train"], ["generate"], ["eval"]):
+        shown = run(*verb, "--help").out
+        assert "Examples:" in shown
+        options = shown.split("Options:\n")[1].split("\n")
+        unexplained = [line for line in options if line.startswith("  -") and not re.search(r"\S {2,}\S", line)]
+        assert unexplained == []
+
+
+def test_help_and_version_load_no_torch() -> None:
+    for flag in ("--help", "--version"):
+        code = f"""
+import sys
+from handscroll.cli import main
+sys.argv = ["handscroll", {flag!r}]
+try:
+    main()
+except SystemExit:
+    assert "torch" not in sys.modules and "pydantic" not in sys.modules and "rich" not in sys.modules
+"""
+        shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+        assert "handscroll" in shown
+
+
+def test_an_interruption_says_how_to_go_on(run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> Iterator[Any]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("handscroll.recipes.train.train", interrupted)
+    ran = run("train", "recipe.yaml")
+    assert ran.code == 130
+    assert ran.err == "handscroll: interrupted; the same command with --resume goes on\n"

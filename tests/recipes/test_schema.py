@@ -1,0 +1,201 @@
+"""Recipes are read strictly: every mistake is one line that names the key, and every key reaches what it is for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from handscroll.model import ModelConfig, RopeOptions
+from handscroll.recipes.reading import read_recipe, to_yaml
+from handscroll.recipes.schema import FromFolder, NewModel, NewTokenizer, options_of
+from handscroll.recipes.values import parse_value
+from handscroll.training import OPTIMIZERS, SCHEDULES, AdamWOptions, MuonOptions, WarmupStableDecay
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+
+# What is changed in a good recipe, and the line that must come of it.
+MISTAKES = {
+    "mistyped section": ("trian.steps=3", "trian is not a key of a recipe; did you mean train?"),
+    "mistyped key": ("train.stepz=3", "train.stepz is not a key of a recipe; did you mean train.steps?"),
+    "key of another section": (
+        "learning_rate=1",
+        "learning_rate is not a key of a recipe; did you mean optimizer.learning_rate?",
+    ),
+    "mistyped key of a kind": (
+        "optimizer.momentun=0.9",
+        "optimizer.momentun is not a key of a recipe; did you mean optimizer.momentum?",
+    ),
+    "mistyped nested key": (
+        "optimizer.rest.beta=0.9",
+        "optimizer.rest.beta is not a key of a recipe; did you mean optimizer.rest.beta2?",
+    ),
+    "nothing near": (
+        "data.xyz=1",
+        "data.xyz is not a key of a recipe; known in data are files",
+    ),
+    "negative size": ("model.width=-8", "model.width=-8: it must be at least 1"),
+    "negative steps": ("train.steps=-1", "train.steps=-1: it must be at least 1"),
+    "negative rate": ("optimizer.learning_rate=-0.1", "optimizer.learning_rate=-0.1: it must be at least 0"),
+    "negative nested rate": (
+        "optimizer.rest.learning_rate=-1",
+        "optimizer.rest.learning_rate=-1: it must be at least 0",
+    ),
+    "text for a size": ("model.width=wide", "model.width=wide: it must be a whole number"),
+    "a number in quotes": ('train.steps="3"', 'train.steps="3": it must be a whole number'),
+    "true for a number": ("train.seed=true", "train.seed=true: it must be a whole number"),
+    "a fraction for a size": ("model.layers=1.5", "model.layers=1.5: it must be a whole number"),
+    "text for a number": ("train.clip=high", "train.clip=high: it must be a number"),
+    "a number for a switch": ("model.tied=1", "model.tied=1: it must be true or false"),
+    "infinity": ("train.clip=.inf", "train.clip=Infinity: it must be a finite number"),
+    "a number for a section": ("model=3", "model=3: it must be a section with keys of its own"),
+    "no files": ("data.files=[]", "data.files: no file is named: give at least one"),
+    "a number for a file": ("data.files=[3]", "data.files.0=3: it must be text"),
+    "no folder": ("out=''", 'out="": it must not be empty'),
+    "unknown objective": ("objective=stf", "objective=stf is unknown; did you mean sft? Known are causal_lm, sft"),
+    "unknown optimizer": (
+        "optimizer.name=adam",
+        "optimizer.name=adam is unknown; did you mean adamw? Known are adamw, muon",
+    ),
+    "unknown schedule": ("schedule.name=linear", "schedule.name=linear is unknown; known are constant, cosine, wsd"),
+    "steps and epochs": (
+        "train.epochs=2",
+        "train: steps=12 and epochs=2.0: give one of them, and null for the other",
+    ),
+    "neither": ("train.steps=null", "train: steps is missing: say how long to train, by steps or by epochs"),
+    "uneven micro batches": (
+        "train.micro_batches=3",
+        "train: windows_per_step=4 can't be divided into micro_batches=3 equal parts: make it a multiple",
+    ),
+    "heads": ("model.heads=3", "model: width=32 is no multiple of heads=3: change one, or give head_width"),
+    "kv heads": ("model.kv_heads=4", "model: heads=2 is no multiple of kv_heads=4: each serves as many heads"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_that_names_the_key(case: str, recipe: dict[str, Any]) -> None:
+    override, line = MISTAKES[case]
+    with pytest.raises(ValueError, match=r"^recipe: ") as caught:
+        read_recipe(recipe, [override])
+    assert str(caught.value) == f"recipe: {line}"
+
+
+def test_every_mistake_gets_a_line(recipe: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="steps") as caught:
+        read_recipe(recipe, ["train.steps=two", "model.width=0", "otu=x"])
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_sizes_beside_a_folder_are_refused(recipe: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"model\.width can't stand beside model\.from: that folder says it"):
+        read_recipe(recipe, ["model.from=elsewhere"])
+
+
+def test_a_missing_section_is_named(recipe: dict[str, Any]) -> None:
+    del recipe["data"]
+    with pytest.raises(ValueError, match="recipe: data is missing"):
+        read_recipe(recipe)
+
+
+def test_keys_reach_the_options_that_they_are_for(recipe: dict[str, Any]) -> None:
+    changes = ["optimizer.learning_rate=1e-2", "optimizer.rest.beta1=0.8", "schedule.decay=0.3", "model.rope_theta=5e5"]
+    read = read_recipe(recipe, changes)
+    assert options_of(read.optimizer, OPTIMIZERS["muon"]) == MuonOptions(
+        learning_rate=0.01, rest=AdamWOptions(learning_rate=MuonOptions().rest.learning_rate, beta1=0.8)
+    )
+    assert options_of(read.schedule, SCHEDULES["wsd"]) == WarmupStableDecay(warmup=2, decay=0.3)
+    assert isinstance(read.model, NewModel)
+    assert read.model.config(300) == ModelConfig(
+        vocab_size=300,
+        width=32,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_width=16,
+        feedforward_width=96,
+        max_positions=32,
+        position=RopeOptions(theta=5e5),
+        qkv_bias=True,
+        tied_embeddings=True,
+    )
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_defaults_of_an_optimizer_are_the_training_rooms_own(name: str, recipe: dict[str, Any]) -> None:
+    recipe["optimizer"] = {"name": name}
+    assert options_of(read_recipe(recipe).optimizer, OPTIMIZERS[name]) == OPTIMIZERS[name]()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_defaults_of_a_schedule_are_the_training_rooms_own(name: str, recipe: dict[str, Any]) -> None:
+    recipe["schedule"] = {"name": name}
+    assert options_of(read_recipe(recipe).schedule, SCHEDULES[name]) == SCHEDULES[name]()
+
+
+def test_a_bare_file_is_a_list_of_one(recipe: dict[str, Any]) -> None:
+    assert read_recipe(recipe, ["data.files=book.txt"]).data.files == ("book.txt",)
+    assert read_recipe(recipe, ["data.files=[a.txt, b.md]"]).data.files == ("a.txt", "b.md")
+
+
+def test_kinds_are_seen_from_the_keys(recipe: dict[str, Any]) -> None:
+    assert isinstance(read_recipe(recipe).tokenizer, NewTokenizer)
+    recipe["model"], recipe["tokenizer"] = {"from": "org/name"}, {"from": "folder"}
+    read = read_recipe(recipe)
+    assert isinstance(read.model, FromFolder)
+    assert isinstance(read.tokenizer, FromFolder)
+    assert (read.model.source, read.tokenizer.source) == ("org/name", "folder")
+
+
+def test_what_is_written_is_read_back(recipe: dict[str, Any], tmp_path: Path) -> None:
+    read = read_recipe(recipe, ["optimizer.rest.eps=1e-6", "train.clip=0.5"])
+    path = tmp_path / "recipe.yaml"
+    path.write_text(to_yaml(read), encoding="utf-8")
+    assert read_recipe(path) == read
+    assert read_recipe(read, ["train.clip=0.25"]).train.clip == 0.25
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_are_recipes(path: Path) -> None:
+    read = read_recipe(path)
+    assert read == read_recipe(yaml.safe_load(to_yaml(read)))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"model: [", "line 1, column 9: not YAML"),
+        (b"train: {steps: 3}\ntrain: {steps: 4}", "line 2, column 1: not YAML: train is given twice"),
+        (b"", "holds nothing: a recipe has sections"),
+        (b"- 3", "holds a list"),
+        (b"\xff\xfe\x00", "is not text in UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_recipe(content: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=says):
+        read_recipe(path)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is not a file: give the path of a recipe"):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("override", ["train.steps", "=3", "train.=3", "out.deeper=3"])
+def test_what_is_no_override_is_refused(override: str, recipe: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"is no override|has no keys of its own"):
+        read_recipe(recipe, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("1e-3", 0.001), ("-2E5", -2e5), ("0.5", 0.5), ("true", True), ("null", None), ("[a, 1]", ["a", 1])],
+)
+def test_values_are_yaml(text: str, value: Any) -> None:
+    assert parse_value(text) == value
+
+
+@pytest.mark.parametrize("text", ["key_norm", "1e", "e5", "a: [", "12 apples"])
+def test_other_values_are_text(text: str) -> None:
+    assert parse_value(text) == text
