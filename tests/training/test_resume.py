@@ -1,6 +1,6 @@
 """A run that was killed with SIGKILL and resumed equals an uninterrupted one: weights, moments, losses, to the bit.
 
-This file is also the program that is killed: `python test_resume.py FOLDER OPTIMIZER` trains and prints its steps.
+This file is also the program that is killed: `python test_resume.py FOLDER` trains and prints its steps.
 """
 
 import json
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from handscroll.training import (
     train,
 )
 
-STEPS, KILLED_AT = 40, 13
+STEPS, KILLED_AT = 30, 13
 CHECKPOINT_EVERY = 5
 
 
@@ -39,20 +40,21 @@ def make_source() -> PackedSource:
     )
 
 
-def run(folder: Path, optimizer: str, resume: bool = False, pause: float = 0.0) -> list[Progress]:
-    torch.set_num_threads(1)
+def run(folder: Path, optimizer: str, resume: bool = False) -> Iterator[Progress]:
     config = ModelConfig(50, 16, 2, 2, 1, 8, 24, 64, qkv_bias=True, tied_embeddings=True)
     options = TrainOptions(
         STEPS, seed=3, accumulation=2, optimizer=OPTIMIZERS[optimizer](learning_rate=0.02),
         schedule=WarmupStableDecay(3), checkpoint_every=CHECKPOINT_EVERY, activation_checkpointing=True,
     )  # fmt: skip
-    done = []
-    for progress in train({"model": Transformer(config)}, SFT(), make_source(), options, folder, resume=resume):
-        done.append(progress)
-        if pause:
-            print(progress.step, flush=True)
-            time.sleep(pause)
-    return done
+    return train({"model": Transformer(config)}, SFT(), make_source(), options, folder, resume=resume)
+
+
+def be_killed(folder: Path) -> None:
+    """Trains with every optimizer at once, each in its own folder, and says how far it is."""
+    torch.set_num_threads(1)
+    for steps in zip(*(run(folder / name, name) for name in OPTIMIZERS), strict=True):
+        print(steps[0].step, flush=True)
+        time.sleep(0.04)
 
 
 def test_epochs_are_crossed_after_the_kill() -> None:
@@ -65,31 +67,26 @@ def test_epochs_are_crossed_after_the_kill() -> None:
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Run folders of both optimizers, each left by a process that was killed after step 13 or little later."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in OPTIMIZERS}
-    started = [
-        subprocess.Popen([sys.executable, __file__, str(folder), name], stdout=subprocess.PIPE, text=True)
-        for name, folder in folders.items()
-    ]
-    for process in started:
-        with process:
-            assert process.stdout is not None
-            while (line := process.stdout.readline()).strip() != str(KILLED_AT):
-                assert line, "the run ended before it could be killed"
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
-    return folders
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of each optimizer, left by a process that was killed after step 13 or little later."""
+    folder = tmp_path_factory.mktemp("killed")
+    with subprocess.Popen([sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while (line := process.stdout.readline()).strip() != str(KILLED_AT):
+            assert line, "the run ended before it could be killed"
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    return folder
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_killed_and_resumed_equals_uninterrupted(killed: dict[str, Path], optimizer: str, tmp_path: Path) -> None:
-    folder = killed[optimizer]
+def test_killed_and_resumed_equals_uninterrupted(killed: Path, optimizer: str, tmp_path: Path) -> None:
+    folder = killed / optimizer
     (newest,) = checkpoint.checkpoints(folder)[-1:]
     assert 10 <= int(newest.name.removeprefix("step-")) < STEPS
-    expected = run(tmp_path, optimizer)
-    resumed = run(folder, optimizer, resume=True)
+    expected = list(run(tmp_path, optimizer))
+    resumed = list(run(folder, optimizer, resume=True))
     assert resumed[-1].step == STEPS
     assert [p.loss for p in resumed] == [p.loss for p in expected[-len(resumed) :]]
     for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
@@ -105,4 +102,4 @@ def test_killed_and_resumed_equals_uninterrupted(killed: dict[str, Path], optimi
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), sys.argv[2], pause=0.02)
+    be_killed(Path(sys.argv[1]))
