@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Elsewhere than on a terminal, such as in a log file, one line in so many seconds tells that work goes on.
 SECONDS_BETWEEN_LINES = 10.0
+# No terminal is so wide: how wide a table would like to be is asked without a limit.
+WIDEST = 10_000
 
 
 class Display(Protocol):
@@ -44,7 +46,7 @@ def print_table(target: Console, table: Table) -> None:
     from rich.table import Table as RichTable
 
     upright = table.to_rich()
-    if target.measure(upright).maximum <= target.width:
+    if target.measure(upright, options=target.options.update_width(WIDEST)).maximum <= target.width:
         target.print(upright)
         return
     turned = RichTable(title=table.title, title_justify="left")
