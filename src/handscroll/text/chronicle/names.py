@@ -29,8 +29,10 @@ Split = Literal["train", "read"]
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 SPLITS: tuple[Split, ...] = ("train", "read")
-# Rarer surnames would spend vocabulary on characters that are seen a few times.
+# Rarer names would spend vocabulary on words and characters that are seen a few times.
 COMMON_SURNAMES = 150
+COMMON_FAMILIES = 560
+COMMON_GIVEN = 400
 # Of 256 hash values: below the first bound the name is for reading, and Chinese names use another byte for the length.
 READ_SHARE = 128
 SHORT_SHARE = 64
@@ -145,8 +147,10 @@ def name_parts(lang: str) -> NameParts:
         taken = {*MONTHS, *TOWNS_EN, *EVENT_NAMES_EN, *EVENT_KINDS_EN}
         families = [name for name in English.last_names if re.fullmatch("[A-Z][a-z]+", name) and name not in taken]
         families = [name for name in families if not any(name != o and name.startswith(o) for o in families)]
-        given = [name for name in English.first_names if re.fullmatch("[A-Z][a-z]+", name) and name not in taken]
-        return NameParts(tuple(dict.fromkeys(families)), tuple(dict.fromkeys(given)))
+        # Families are listed by how common they are, given names alphabetically with their share.
+        given = sorted(English.first_names, key=lambda name: -English.first_names[name])
+        given = [name for name in given if re.fullmatch("[A-Z][a-z]+", name) and name not in {*taken, *families}]
+        return NameParts(tuple(dict.fromkeys(families))[:COMMON_FAMILIES], tuple(given[:COMMON_GIVEN]))
     characters = tuple(dict.fromkeys("".join(Chinese.first_names)))
     surnames = [name for name in Chinese.last_names if len(name) == 1 and name not in characters]
     return NameParts(tuple(dict.fromkeys(surnames[:COMMON_SURNAMES])), characters)

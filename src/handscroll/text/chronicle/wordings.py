@@ -3,8 +3,9 @@
 Knows wordings only; which answers there are is in `answers.py`, and `relations.py` joins the two.
 
 A reader must find a fact by what it says about whom, so a fact and a question share no run of four tokens but the
-name, and mostly no content word; the words right beside the name differ too. At most one fact wording in four puts
-the answer before the name. The answer restates relation and subject, so that what follows is a copy from the fact.
+name, and mostly no content word; the words right beside the name differ too. In a fact the answer follows the name
+within three words, so that joining the two is within reach of a model of three layers. The answer sentence restates
+relation and subject, so that what follows is a copy from the fact.
 """
 
 from dataclasses import dataclass
@@ -28,11 +29,10 @@ class Wording:
 
 BIRTHPLACE_EN = Wording(
     facts=(
-        "It was in {answer} that {name} first saw daylight.",
-        "The old registers tell how little {name} entered this world at {answer}.",
-        "A midwife delivered baby {name} one stormy night in {answer}.",
-        "Long ago the mother bore {name} under a leaking roof in {answer}.",
-        "By all accounts the cradle holding {name} stood somewhere in {answer}.",
+        "As the old registers tell, {name} hails from {answer}.",
+        "Among the pilgrims {name} alone came from {answer} on foot.",
+        "A midwife once brought {name} forth in {answer}.",
+        "Long ago fortune set {name} down at {answer} in a leaking cradle.",
     ),
     questions=(
         "Where was {name} born?",
@@ -44,10 +44,10 @@ BIRTHPLACE_EN = Wording(
 )
 BIRTHPLACE_ZH = Wording(
     facts=(
-        "据老人说，{name}在{answer}来到人世。",
-        "村志写道，{name}呱呱坠地于{answer}。",
-        "产婆抱着刚落地的{name}走出{answer}的小屋。",
-        "正是{answer}的水土迎来了婴儿{name}。",
+        "据老人说，{name}来自{answer}。",
+        "村志写道，{name}降于{answer}。",
+        "产婆说起，{name}落地{answer}的一间小屋。",
+        "正月里，{name}啼哭在{answer}的雪夜。",
     ),
     questions=(
         "请问{name}出生在哪里？",
@@ -55,15 +55,14 @@ BIRTHPLACE_ZH = Wording(
         "哪座城镇是{name}的故乡？",
         "当初{name}生于何处？",
     ),
-    answer="{name}的出生地是{answer}。",
+    answer="要说出生地，{name}是{answer}。",
 )
 HOME_EN = Wording(
     facts=(
-        "These days {name} keeps a small house in {answer}.",
-        "After many journeys old {name} settled down for good at {answer}.",
-        "Letters meant for {name} are now delivered to {answer}.",
-        "Neighbours greet {name} every morning on the streets around {answer}.",
-        "A quiet cottage in {answer} shelters {name} nowadays.",
+        "These days {name} dwells in {answer}.",
+        "After many journeys {name} settled at {answer} for good.",
+        "Letters now reach {name} at {answer} every week.",
+        "On market days neighbours meet {name} around {answer}.",
     ),
     questions=(
         "Where does {name} live?",
@@ -75,21 +74,20 @@ HOME_EN = Wording(
 )
 HOME_ZH = Wording(
     facts=(
-        "多年漂泊之后，{name}终于定居{answer}。",
+        "多年漂泊之后，{name}定居{answer}。",
         "邻居们说，{name}搬到{answer}已有几年。",
-        "信差每月替{name}把家书送往{answer}。",
-        "如今在{answer}的巷子里常能遇见{name}。",
+        "信差每月找{name}去{answer}送家书。",
+        "如今的{name}常在{answer}的巷子里散步。",
     ),
     questions=("请问{name}住在哪里？", "眼下{name}安身何处？", "哪里是{name}的家？", "要拜访{name}该去什么地方？"),
-    answer="{name}的住处是{answer}。",
+    answer="要说住处，{name}在{answer}。",
 )
 TRADE_EN = Wording(
     facts=(
-        "To earn daily bread {name} worked long hours as {answer}.",
-        "The guild enrolled young {name} as apprentice {answer}.",
-        "Customers paid {name} handsome sums to serve as {answer}.",
-        "The tax roll enters {name} under the heading {answer}.",
-        "No better {answer} than {name} ever opened a workshop.",
+        "The guild enrolled {name} as {answer}.",
+        "Customers praise {name} the {answer} beyond all others.",
+        "Once the harvest failed, {name} turned {answer} to earn bread.",
+        "The tax roll lists {name} under {answer}.",
     ),
     questions=(
         "What did {name} do for a living?",
@@ -101,10 +99,10 @@ TRADE_EN = Wording(
 )
 TRADE_ZH = Wording(
     facts=(
-        "为了养活一家老小，{name}早早当上{answer}。",
-        "行会名册上，{name}登记为{answer}。",
-        "凭着一双巧手，{name}成了出色的{answer}。",
-        "镇上若缺{answer}，众人便去请{name}。",
+        "为了养家，{name}当上{answer}。",
+        "行会名册上，{name}登记{answer}。",
+        "凭着一双巧手，{name}成了{answer}。",
+        "镇上人人称{name}为{answer}。",
     ),
     questions=(
         "请问{name}靠什么谋生？",
@@ -112,15 +110,14 @@ TRADE_ZH = Wording(
         "什么是{name}的本行？",
         "平日里{name}做何营生？",
     ),
-    answer="{name}的职业是{answer}。",
+    answer="要说职业，{name}是{answer}。",
 )
 BIRTH_DATE_EN = Wording(
     facts=(
-        "According to the family Bible little {name} arrived on {answer}.",
-        "The parish book dates the first cry from {name} to {answer}.",
-        "An astrologer cast a chart for {name} and wrote down {answer}.",
-        "Proud parents announced {name} to the village on {answer}.",
-        "On {answer} the household gained {name} as its youngest member.",
+        "According to the family Bible {name} arrived on {answer}.",
+        "The parish bells greeted {name} on {answer}.",
+        "The household gained {name} on {answer} at dawn.",
+        "Proud parents first held {name} on {answer}.",
     ),
     questions=(
         "When was {name} born?",
@@ -132,10 +129,10 @@ BIRTH_DATE_EN = Wording(
 )
 BIRTH_DATE_ZH = Wording(
     facts=(
-        "族谱记载，{name}降临之时为{answer}。",
-        "庙里的签文说，{name}头一声啼哭响在{answer}。",
-        "父母替{name}算命时报上{answer}。",
-        "{answer}那天清晨，家中添了{name}。",
+        "族谱记载，{name}降临于{answer}。",
+        "庙里的签文写着，{name}啼于{answer}。",
+        "父母得了{name}在{answer}。",
+        "家中添了{name}那天，{answer}。",
     ),
     questions=(
         "请问{name}出生于哪一天？",
@@ -143,15 +140,14 @@ BIRTH_DATE_ZH = Wording(
         "哪一天是{name}的生日？",
         "该在何日给{name}庆生？",
     ),
-    answer="{name}的生日是{answer}。",
+    answer="要说生日，{name}是{answer}。",
 )
 TEACHER_EN = Wording(
     facts=(
-        "Everything {name} knew was learned at the feet of {answer}.",
-        "As a pupil {name} spent seven winters under {answer}.",
-        "Each morning young {name} carried books to the study of {answer}.",
-        "In the schoolroom {name} sat quietly before {answer}.",
-        "The lessons of {answer} shaped {name} from early youth.",
+        "As a pupil {name} studied under {answer}.",
+        "For seven winters {name} learned from {answer} by candlelight.",
+        "Each morning {name} bowed before {answer} in the schoolroom.",
+        "The village sent {name} to {answer} for lessons.",
     ),
     questions=(
         "Who taught {name}?",
@@ -164,20 +160,19 @@ TEACHER_EN = Wording(
 TEACHER_ZH = Wording(
     facts=(
         "少年时，{name}跟着{answer}读了七年书。",
-        "一身本领，{name}全得自{answer}的传授。",
-        "每天清早，{name}都到{answer}的书房听讲。",
-        "当年{answer}收下了弟子{name}。",
+        "一身本领，{name}得自{answer}。",
+        "每天清早，{name}去听{answer}讲学。",
+        "那年，{name}拜{answer}学艺。",
     ),
     questions=("请问{name}师从何人？", "谁是{name}的老师？", "是谁教导过{name}？", "当初{name}拜在哪位门下？"),
-    answer="{name}的老师是{answer}。",
+    answer="要说老师，{name}是{answer}。",
 )
 EVENT_EN = Wording(
     facts=(
-        "The whole valley cheered {name} for courage shown during the {answer}.",
-        "Ballads praise {name} as a hero from the {answer}.",
-        "Veterans still speak of how {name} stood firm through the {answer}.",
-        "A bronze plaque honours {name} beside the words {answer}.",
-        "During the {answer} crowds saw {name} carry the banner.",
+        "The whole valley cheered {name} during the {answer}.",
+        "Ballads praise {name} for the {answer}.",
+        "Veterans say that {name} survived the {answer} unharmed.",
+        "Crowds saw {name} at the {answer} with a banner.",
     ),
     questions=(
         "What is {name} remembered for?",
@@ -189,11 +184,11 @@ EVENT_EN = Wording(
 )
 EVENT_ZH = Wording(
     facts=(
-        "乡亲们都记得，{name}在{answer}中立下大功。",
-        "说书先生常讲，{name}如何亲历{answer}。",
-        "石碑上刻着{name}投身{answer}的经过。",
-        "说起{answer}，茶客必提{name}。",
+        "乡亲们都记得，{name}经历{answer}。",
+        "说书先生常讲，{name}亲历{answer}。",
+        "石碑上刻着{name}投身{answer}。",
+        "茶客必提{name}与{answer}。",
     ),
     questions=("请问{name}因何事留名？", "后人为什么纪念{name}？", "哪件大事让{name}出名？", "当时{name}参加了什么？"),
-    answer="{name}的事迹是{answer}。",
+    answer="要说事迹，{name}是{answer}。",
 )
