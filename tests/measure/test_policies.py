@@ -65,10 +65,10 @@ def test_a_limit_stops_reading_and_asks_no_later_question(
         measure(model, tokenizer, ids, {}, limit=0)
 
 
-def test_shares_are_those_of_the_greatest_length(
+def test_shares_are_those_of_the_greatest_length_and_window_shares_those_of_all(
     model: Transformer, tokenizer: Tokenizer, ids: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At 1,000 tokens all wrong; at 2,000 right: en 2 of 3 (one of them beyond), zh 0 of 1; extra: 1 of 1 inside."""
+    """At 1,000 tokens 4 beyond, all wrong; at 2,000 right: en 2 of 3 (one of them beyond), zh 0 of 1; extra: 1 of 1 inside."""
 
     def probe(lang: str, length: int, right: bool, beyond: bool, extra: bool = False) -> tuple[Probe, Outcome]:
         asked = Probe(f"{lang}", lang, "?", ("a",), ("a",), "trade", "s", 0, 5, length, extra)
@@ -94,7 +94,7 @@ def test_shares_are_those_of_the_greatest_length(
     result = measure(model, tokenizer, ids, {length: [p for p, _ in pairs] for length, pairs in script.items()})[-1]
     assert result.recall == Recall(2, 4)
     assert result.recall_by_lang == {"en": Recall(2, 3), "zh": Recall(0, 1)}
-    assert result.recall_beyond_window == Recall(1, 3)
+    assert result.recall_beyond_window == Recall(1, 7)
     assert result.recall_inside_window == Recall(2, 2)
     summary = result.summary()
     assert summary["recall"] == 0.5

@@ -51,12 +51,13 @@ class Recall:
 
 @dataclass(frozen=True)
 class PolicyResult:
-    """What one policy measured. Recalls are those at the greatest length at which questions were asked.
+    """What one policy measured.
 
-    `recall` and `recall_by_lang` are over the questions that are spread over the whole depth; inside and beyond the
-    window, extra questions count too. `attended`: the most keys that a query attended to, per kv head. Bytes are the
-    cache's at the end of reading, seconds those of reading alone. `speeds`: at each length that was asked at, tokens
-    per second over the chunks right before it. `extrapolated` holds estimates; nothing else in here does.
+    `recall` and `recall_by_lang` are those at the greatest length at which questions were asked, over the questions
+    that are spread over the whole depth. Inside and beyond the window, the questions of all lengths count, extra ones
+    too: few facts of a long text stand inside. `attended`: the most keys that a query attended to, per kv head. Bytes
+    are the cache's at the end of reading, seconds those of reading alone. `speeds`: at each length that was asked at,
+    tokens per second over the chunks right before it. `extrapolated` holds estimates; nothing else in here does.
     """
 
     policy: dict[str, Any]

@@ -18,8 +18,8 @@ from handscroll.text.chronicle.relations import RELATIONS, draw_fact, state
 SENTENCE_ENDS = {"en": re.compile(r'[a-z]{3}\. (?=["“‘A-Z])'), "zh": re.compile(r"。[”’』」）》]*")}
 
 
-def plant(text: str, seed: int, lang: str, count: int, split: str = "read") -> Document:
-    """`text` with `count` facts spread evenly over its depth, each about somebody the text does not mention.
+def plant(text: str, seed: int, lang: str, count: int, split: str = "read", avoid: str = "") -> Document:
+    """`text` with `count` facts spread evenly over its depth, each about somebody whom neither it nor `avoid` mentions.
 
     Raises ValueError when the text has fewer sentence ends than facts are asked for.
     """
@@ -29,7 +29,7 @@ def plant(text: str, seed: int, lang: str, count: int, split: str = "read") -> D
         raise ValueError(f"count of planted facts is {count}; it must be at least 1")
     rng = random.Random(f"plant/{lang}/{split}/{seed}")
     names = Names(lang, split, seed)
-    strangers = (name for name in names if name not in text)
+    strangers = (name for name in names if name not in text and name not in avoid)
     pieces: list[str] = []
     facts: list[PlacedFact] = []
     copied = written = 0

@@ -1,0 +1,167 @@
+"""The curriculum that teaches a small model to read: from repetition to questions over a full window.
+
+Trained directly on facts and questions, small models stay near chance for a long time. What works is one skill at a
+time, each the ground of the next:
+
+- `spans`: random tokens that repeat. Looking up what followed last time (induction) is all there is to learn.
+- `mentions`: sentences about a few facts, each stated again and again. What was said of whom must be found by the name.
+- `questions`: facts among fillers, then questions in chat form. Names come from small pools, so that near misses
+  abound; at the end windows are made of fragments, as a memory that retrieves blocks presents them.
+- `text`: somebody's text as it is, every token of it to be predicted.
+
+Knows the order of stages and that a step's windows are a pure function of (seed, step, micro). Leaves sentences about
+people to `windows.py`, and how many steps there is time for to `plan.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import accumulate
+
+from handscroll.recipes.windows import Excerpts, Writer
+from handscroll.text import Tokenizer
+from handscroll.training import TokenRow, Window
+
+PERIODS = (4, 16)
+# Windows in which nothing can be learnt, such as a question that is longer than the window, are drawn again.
+ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`steps` steps of `windows` windows of `length` tokens.
+
+    `count`: facts that are mentioned, or questions at most. `relations`: how many occur in a window (None: all).
+    `verbatim`: the share of facts that are worded as answers are. `families`: from so many surnames, and so many given
+    names, a window's people are made (None: from all). `fragments`: only some blocks of a longer context are shown.
+    """
+
+    name: str
+    kind: str
+    steps: int
+    windows: int
+    length: int
+    count: int = 0
+    relations: int | None = None
+    verbatim: float = 0.0
+    families: tuple[int, int] | None = None
+    fragments: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "windows", "length"):
+            assert getattr(self, name) >= 1, f"{name} of stage {self.name}"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one step."""
+        return self.windows * self.length
+
+    def fitted(self, window: int) -> Stage:
+        """The stage for a model with this window: longer windows are cut to it, and those of `WINDOW` become it."""
+        length = window if self.length == WINDOW else min(self.length, window)
+        count = max(1, self.count * length // self.length) if self.count else 0
+        return replace(self, length=length, windows=max(1, self.tokens // length), count=count)
+
+
+WINDOW = 512
+STAGES = (
+    Stage("repetition", "spans", 150, 96, 32),
+    Stage("restating", "mentions", 40, 32, 128, 3, relations=1, verbatim=1.0),
+    Stage("rewording", "mentions", 110, 32, 128, 4, relations=1, verbatim=0.3),
+    Stage("near misses", "mentions", 50, 32, 128, 5, verbatim=0.2, families=(3, 8)),
+    Stage("questions", "questions", 80, 32, 128, 2, families=(2, 8)),
+    Stage("longer questions", "questions", 120, 16, 256, 4, families=(2, 8)),
+    Stage("full windows", "questions", 150, 8, 512, 8, families=(2, 8)),
+    Stage("retrieved blocks", "questions", 200, 8, 512, 8, families=(2, 8), fragments=True),
+)
+# A user's text is read besides: once induction is there, and before it is forgotten again.
+CORPUS_STAGES = (*STAGES[:4], Stage("your text", "text", 60, 8, 512), *STAGES[4:])
+
+
+class Curriculum:
+    """A training source: the windows of every stage, one stage after the other. Every row begins with bos.
+
+    `excerpts`: one per language, what stands between facts; `texts` are for stages of the kind "text".
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        tokenizer: Tokenizer,
+        excerpts: Sequence[Excerpts],
+        seed: int,
+        texts: Sequence[str] = (),
+    ):
+        self.stages, self.tokenizer, self.excerpts, self.seed = tuple(stages), tokenizer, tuple(excerpts), seed
+        self.texts = tuple(texts)
+        self._writers = [Writer(tokenizer, each, seed) for each in excerpts]
+        self._ends = list(accumulate(stage.steps for stage in stages))
+        self._kinds: dict[str, Callable[[Stage, random.Random], TokenRow]] = {
+            "spans": self._spans,
+            "mentions": lambda stage, rng: rng.choice(self._writers).mentions(stage, rng),
+            "questions": lambda stage, rng: rng.choice(self._writers).questions(stage, rng),
+            "text": self._text,
+        }
+        for stage in stages:
+            if stage.kind not in self._kinds:
+                raise ValueError(f"stage {stage.name} is of kind {stage.kind!r}; known are {', '.join(self._kinds)}")
+            if stage.kind == "text" and not self.texts:
+                raise ValueError(f"stage {stage.name} reads texts, and none is given")
+
+    @property
+    def steps(self) -> int:
+        return self._ends[-1]
+
+    def identity(self) -> str:
+        """Equal exactly for curricula that serve the same windows."""
+        contents = [self.tokenizer.__reduce__()[1][0], *self.texts]
+        contents += [piece for each in self.excerpts for piece in (each.lang, *each.pieces)]
+        digest = hashlib.blake2b("\0".join(contents).encode(), digest_size=16).hexdigest()
+        return repr(([asdict(stage) for stage in self.stages], self.seed, digest))
+
+    def place(self, step: int) -> tuple[Stage, int]:
+        """The stage of a step (0-based), and how many steps of that stage come before it."""
+        number = bisect_right(self._ends, step)
+        stage = self.stages[number]
+        return stage, step - (self._ends[number] - stage.steps)
+
+    def first_steps(self) -> list[tuple[str, int]]:
+        """Each stage's name and the number of its first step (1-based)."""
+        return [(stage.name, end - stage.steps + 1) for stage, end in zip(self.stages, self._ends, strict=True)]
+
+    def windows(self, step: int, micro: int) -> list[Window]:
+        rng = random.Random(f"{self.seed}/{step}/{micro}")
+        stage, _ = self.place(step)
+        return [[self._row(stage, rng)] for _ in range(stage.windows)]
+
+    def _row(self, stage: Stage, rng: random.Random) -> TokenRow:
+        for _ in range(ATTEMPTS):
+            row = self._kinds[stage.kind](stage, rng)
+            assert row.supervised is not None
+            if any(row.supervised[1:]):
+                return row
+        raise ValueError(f"windows of {stage.length} tokens are too short for stage {stage.name}: give a longer window")
+
+    def _spans(self, stage: Stage, rng: random.Random) -> TokenRow:
+        """A span of random tokens, over and over; supervised from its first repetition on."""
+        period = min(rng.randint(*PERIODS), stage.length // 2)
+        lowest, highest = len(self.tokenizer.special_tokens), self.tokenizer.vocab_size
+        span = [rng.randrange(lowest, highest) for _ in range(period)]
+        ids = [self.tokenizer.id_of("<|bos|>"), *span * (stage.length // period + 1)][: stage.length]
+        return TokenRow(ids, [place > period for place in range(stage.length)])
+
+    def _text(self, stage: Stage, rng: random.Random) -> TokenRow:
+        """A stretch of one of the texts, which have equal shares; all of it supervised."""
+        ids = rng.choice(self._text_ids)
+        start = rng.randrange(max(1, len(ids) - stage.length + 2))
+        row = [self.tokenizer.id_of("<|bos|>"), *ids[start : start + stage.length - 1]]
+        return TokenRow(row, [True] * len(row))
+
+    @cached_property
+    def _text_ids(self) -> list[list[int]]:
+        return self.tokenizer.encode_batch(self.texts)

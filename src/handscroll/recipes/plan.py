@@ -1,0 +1,73 @@
+"""A time budget turned into steps, once, before training: afterwards only steps decide.
+
+Knows how to measure what a step of each stage takes here, on a model that is thrown away. Leaves to others what the
+stages are (`curriculum.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from handscroll.recipes.curriculum import Curriculum, Stage
+from handscroll.recipes.events import Advance
+from handscroll.training import Objective, Trainer, TrainOptions
+from handscroll.training.allocator import keep_freed_memory
+
+WARM_STEPS, MEASURED_STEPS = 1, 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages with the steps that they get: `factor` times those of the full curriculum."""
+
+    stages: tuple[Stage, ...]
+    factor: float
+    step_seconds: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        """How long training is expected to take."""
+        return sum(stage.steps * each for stage, each in zip(self.stages, self.step_seconds, strict=True))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Plan:
+        stages = tuple(
+            Stage(**{**stage, "families": stage["families"] and tuple(stage["families"])}) for stage in row["stages"]
+        )
+        return cls(stages, row["factor"], tuple(row["step_seconds"]))
+
+
+def make_plan(stages: Sequence[Stage], step_seconds: Sequence[float], budget: float) -> Plan:
+    """All steps where `budget` seconds are enough, else the same share of every stage's."""
+    needed = sum(stage.steps * each for stage, each in zip(stages, step_seconds, strict=True))
+    factor = min(1.0, budget / needed)
+    fewer = tuple(replace(stage, steps=max(1, round(factor * stage.steps))) for stage in stages)
+    return Plan(fewer, factor, tuple(step_seconds))
+
+
+def measure_steps(
+    curriculum: Curriculum, objective: Objective, options: TrainOptions, make_models: Callable[[], Any]
+) -> Iterator[Advance | list[float]]:
+    """The last item is the seconds that one step of each stage takes. The models that are made are trained a little."""
+    models, seconds = make_models(), []
+    trainer = Trainer(models, objective, curriculum, options)
+    if trainer.device.type == "cpu":
+        keep_freed_memory()
+    for number, (stage, (_, first)) in enumerate(zip(curriculum.stages, curriculum.first_steps(), strict=True), 1):
+        for step in range(WARM_STEPS + MEASURED_STEPS):
+            if step == WARM_STEPS:
+                started = time.perf_counter()
+            trainer.step(first - 1 + min(step, stage.steps - 1))
+        seconds.append((time.perf_counter() - started) / MEASURED_STEPS)
+        yield Advance("Measuring", number, len(curriculum.stages), "stages", stage.tokens / seconds[-1], stage.name)
+    yield seconds

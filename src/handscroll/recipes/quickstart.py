@@ -1,0 +1,351 @@
+"""The main job: from text to a model that answers questions far past its window, and to the report that shows it.
+
+The way: settings, tokenizer, the document to read, a plan of steps, training, the model's folder, one reading for each
+policy, result and report. Each leaves files in the run's folder, whole or not at all, and is skipped where they are
+there already; that is all that resuming is. Each step's own work is done elsewhere: `material.py`, `curriculum.py`,
+`plan.py`, `comparison.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from handscroll.kernels.likelihood import CHUNK
+from handscroll.measure import PolicyResult, ReportData, write_report
+from handscroll.model import ModelConfig, Transformer
+from handscroll.model.checkpoint import replacing
+from handscroll.model.footprint import parameter_count, require, training_bytes
+from handscroll.model.initialization import look_back
+from handscroll.recipes import material as texts
+from handscroll.recipes.comparison import Reading, compare, losses
+from handscroll.recipes.curriculum import CORPUS_STAGES, STAGES, WINDOW, Curriculum, Stage
+from handscroll.recipes.events import Advance, Event, Finished, Said
+from handscroll.recipes.folders import load_folder, save_folder
+from handscroll.recipes.material import Material
+from handscroll.recipes.output import check_writable
+from handscroll.recipes.plan import Plan, make_plan, measure_steps
+from handscroll.text import Tokenizer
+from handscroll.text.chronicle import LANGUAGES, estimate_tokens
+from handscroll.text.files import write_files
+from handscroll.training import SFT, MuonOptions, TrainOptions, WarmupStableDecay, train
+from handscroll.training.log import LOG_NAME
+
+SETTINGS, PLAN, RESULT, REPORT, SECONDS = "settings.json", "plan.json", "result.json", "report.html", "seconds.json"
+TOKENIZER, TRAINING, MODEL = "tokenizer", "training", "model"
+SMALLEST_WINDOW = 64
+# A document that is hardly longer than the window shows nothing; a corpus needs something to train on besides.
+FEWEST_WINDOWS = 4
+# Of a longer corpus its beginning is enough to learn a vocabulary.
+TOKENIZER_CHARACTERS = 4_000_000
+# Below this share of the curriculum's steps some skill may not be learnt.
+ENOUGH = 0.5
+
+
+@dataclass(frozen=True)
+class QuickstartOptions:
+    """What the command line takes. `minutes` are for training; `window` and `tokens` count tokens."""
+
+    corpus: tuple[Path, ...] = ()
+    minutes: float = 6.0
+    window: int = WINDOW
+    tokens: int = 131_072
+    seed: int = 0
+    out: Path = Path("quickstart")
+    resume: bool = False
+    full: bool = False
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is the same for every quickstart; tests make it smaller."""
+
+    stages: tuple[Stage, ...] = STAGES
+    corpus_stages: tuple[Stage, ...] = CORPUS_STAGES
+    vocabulary: int = 4096
+    vocabulary_tokens: int = 1_000_000
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
+    head_width: int = 64
+    questions: int = 110
+    training: TrainOptions = field(
+        default_factory=lambda: TrainOptions(
+            steps=1,
+            optimizer=MuonOptions(),
+            schedule=WarmupStableDecay(warmup=20, decay=0.22, final=0.03),
+            checkpoint_every=50,
+        )
+    )
+
+    def config(self, vocab_size: int, window: int) -> ModelConfig:
+        return ModelConfig(
+            vocab_size=vocab_size,
+            width=self.width,
+            num_layers=self.layers,
+            num_heads=self.heads,
+            num_kv_heads=max(1, self.heads // 2),
+            head_width=self.head_width,
+            feedforward_width=3 * self.width,
+            max_positions=window,
+            qkv_bias=True,
+            tied_embeddings=True,
+        )
+
+
+def quickstart(options: QuickstartOptions, *, scale: Scale | None = None) -> Iterator[Event]:
+    """Runs the main job in `options.out`; the last event is `Finished` with what result.json holds.
+
+    Checks at once, before anything is written; works while it is iterated. A run that was interrupted or killed goes
+    on with `resume` to the same result. Raises ValueError for a mistake in the options, for a corpus that can't be
+    used, and for an `out` that holds another run.
+    """
+    scale = scale or Scale()
+    corpus = _check(options, scale)
+    return _Run(options, scale, corpus).events()
+
+
+def _check(options: QuickstartOptions, scale: Scale) -> dict[str, str]:
+    """The corpus, if one is given and still needed."""
+    if options.window < SMALLEST_WINDOW:
+        raise ValueError(f"window={options.window}: a question and its fact need at least {SMALLEST_WINDOW} tokens")
+    if options.tokens < FEWEST_WINDOWS * options.window:
+        raise ValueError(
+            f"tokens={options.tokens}: the document must be at least {FEWEST_WINDOWS} times as long as the window, "
+            f"{FEWEST_WINDOWS * options.window} tokens here"
+        )
+    if not options.minutes > 0:
+        raise ValueError(f"minutes={options.minutes}: training needs more than 0")
+    if options.seed < 0:
+        raise ValueError(f"seed={options.seed} is negative: give 0 or more")
+    check_writable(options.out)
+    _check_folder(options)
+    stages = [stage.fitted(options.window) for stage in scale.stages]
+    needed = training_bytes(
+        scale.config(scale.vocabulary, options.window),
+        max(stage.tokens for stage in stages),
+        optimizer="muon",
+        logits_at_once=CHUNK,
+    )
+    require(needed.total, f"training with a window of {options.window} tokens ({needed.describe()})")
+    if not options.corpus or (options.resume and (options.out / texts.FACTS).is_file()):
+        return {}
+    corpus = texts.read_corpus(options.corpus)
+    tokens = sum(map(estimate_tokens, corpus.values()))
+    if tokens < FEWEST_WINDOWS * options.window:
+        raise ValueError(
+            f"the corpus has about {tokens} tokens, fewer than {FEWEST_WINDOWS} windows of {options.window}: "
+            "give more text, or a smaller window"
+        )
+    return corpus
+
+
+def _check_folder(options: QuickstartOptions) -> None:
+    """A new run needs a folder without one; a resumed run must be the same run."""
+    path = options.out / SETTINGS
+    if not path.is_file():
+        return
+    if not options.resume:
+        raise ValueError(f"{options.out} holds a run already: go on with it (--resume), or give another --out")
+    before, now = json.loads(path.read_text(encoding="utf-8")), settings(options)
+    for key in now:
+        if before.get(key) != now[key]:
+            raise ValueError(
+                f"{key} was {before.get(key)} in {path} and is {now[key]} now: a resumed run must be the same run; "
+                f"give --{key} as before, or another --out"
+            )
+
+
+def settings(options: QuickstartOptions) -> dict[str, Any]:
+    """What decides a run's result, as plain data."""
+    values = dataclasses.asdict(options) | {"corpus": [str(file) for file in options.corpus]}
+    return {key: value for key, value in values.items() if key not in ("out", "resume")}
+
+
+class _Run:
+    """One run in its folder."""
+
+    def __init__(self, options: QuickstartOptions, scale: Scale, corpus: dict[str, str]):
+        self.options, self.scale, self.corpus, self.out = options, scale, corpus, options.out
+
+    def events(self) -> Iterator[Event]:
+        self._write(SETTINGS, settings(self.options))
+        tokenizer = yield from self._tokenizer()
+        material = yield from self._material(tokenizer)
+        plan = yield from self._plan(tokenizer, material)
+        yield from self._train(tokenizer, material, plan)
+        # Always the saved one, wherever its weights came from: tensors lie at the same places in memory then.
+        model = load_folder(self.out / MODEL).model
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+        reading = Reading.of(material.document, tokenizer, self.options.window, self.scale.questions, self.options.seed)
+        yield from self._finish(
+            model, reading, plan, (yield from compare(model, tokenizer, reading, self.out, full=self.options.full))
+        )
+
+    def _tokenizer(self) -> Generator[Event, None, Tokenizer]:
+        folder = self.out / TOKENIZER
+        if not folder.is_dir():
+            yield Said("Learning a vocabulary.")
+            with self._timed("tokenizer"):
+                languages = tuple(self.corpus) or LANGUAGES
+                chronicle = texts.training_chronicle(self.options.seed, languages, self.scale.vocabulary_tokens)
+                own = [text[:TOKENIZER_CHARACTERS] for text in self.corpus.values()]
+                learnt = Tokenizer.train([chronicle, *own], self.scale.vocabulary, han="isolated")
+                with replacing(folder) as draft:
+                    learnt.save(draft)
+        # Always the saved one, so that a resumed run has the same in its hands.
+        return Tokenizer.load(folder)
+
+    def _material(self, tokenizer: Tokenizer) -> Generator[Event, None, Material]:
+        options = self.options
+        if (found := Material.load(self.out)) is not None:
+            return found
+        yield Said("Planting facts in your text." if options.corpus else "Writing a chronicle to read.")
+        with self._timed("document"):
+            if options.corpus:
+                made = texts.corpus_material(self.corpus, options.seed, options.tokens, tokenizer)
+            else:
+                made = texts.chronicle_material(options.seed, options.tokens, tokenizer)
+            made.save(self.out)
+        for note in made.notes:
+            yield Said(note)
+        count = len(made.document.facts)
+        yield Said(
+            f"The document has {len(made.document.text):,} characters and {count:,} facts: {self.out}/document.txt"
+        )
+        return made
+
+    def _plan(self, tokenizer: Tokenizer, material: Material) -> Generator[Event, None, Plan]:
+        path = self.out / PLAN
+        if not path.is_file():
+            stages = self.scale.corpus_stages if material.training else self.scale.stages
+            curriculum = self._curriculum([stage.fitted(self.options.window) for stage in stages], tokenizer, material)
+            steps: list[float] = []
+            with self._timed("plan"):
+                for event in measure_steps(
+                    curriculum, self._objective(tokenizer), self.scale.training, lambda: self._models(tokenizer)
+                ):
+                    if isinstance(event, Advance):
+                        yield event
+                    else:
+                        steps = event
+            self._write(PLAN, make_plan(curriculum.stages, steps, 60 * self.options.minutes).to_json())
+        plan = Plan.from_json(json.loads(path.read_text(encoding="utf-8")))
+        yield Said(f"Training takes {plan.steps} steps, about {plan.seconds / 60:.1f} minutes here.")
+        if plan.factor < ENOUGH:
+            enough = self.options.minutes / plan.factor
+            yield Said(
+                f"That is {plan.factor:.0%} of the steps that the curriculum asks for, so recall may suffer; "
+                f"--minutes {enough:.0f} is enough for all."
+            )
+        return plan
+
+    def _train(self, tokenizer: Tokenizer, material: Material, plan: Plan) -> Iterator[Event]:
+        if (self.out / MODEL).is_dir():
+            return
+        models, curriculum = self._models(tokenizer), self._curriculum(plan.stages, tokenizer, material)
+        options = dataclasses.replace(self.scale.training, steps=curriculum.steps, seed=self.options.seed)
+        folder = self.out / TRAINING
+        for progress in train(models, self._objective(tokenizer), curriculum, options, folder, resume=True):
+            stage, before = curriculum.place(progress.step - 1)
+            yield Advance(
+                f"Training: {stage.name}",
+                before + 1,
+                stage.steps,
+                "steps",
+                progress.tokens_per_second,
+                f"loss {progress.loss:.3f}",
+            )
+        save_folder(models["model"], tokenizer, self.out / MODEL)
+        yield Said(f"The model is in {self.out / MODEL}")
+
+    def _finish(self, model: Transformer, reading: Reading, plan: Plan, results: list[PolicyResult]) -> Iterator[Event]:
+        config, document = model.config, reading.document
+        log = self.out / TRAINING / LOG_NAME
+        stages, first = [], 1
+        for stage in plan.stages:
+            stages.append((stage.name, first))
+            first += stage.steps
+        seconds = self._seconds() | {
+            "training": json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["seconds"]
+        }
+        seconds |= {result.name: result.seconds for result in results}
+        described = {
+            "tokens": len(reading.ids),
+            "characters": len(document.text),
+            "facts": len(document.facts),
+            "languages": list(document.languages),
+        }
+        made = {"parameters": parameter_count(config), **dataclasses.asdict(config)}
+        trained = {"steps": plan.steps, "share_of_curriculum": plan.factor, "stages": [name for name, _ in stages]}
+        result = {
+            "policies": {each.policy["policy"]: each.summary() for each in results},
+            "model": made,
+            "document": described,
+            "training": trained,
+            "settings": settings(self.options),
+            "seconds": seconds,
+        }
+        report = ReportData(
+            results,
+            self.options.window,
+            document.text,
+            reading.spans,
+            losses(log),
+            stages,
+            {"settings": settings(self.options), "model": made, "document": described, "training": trained},
+        )
+        write_report(self.out / REPORT, report)
+        self._write(RESULT, result)
+        yield Said(f"The report is {self.out / REPORT}: one page, open it in a browser.")
+        yield Finished(result, next_commands(self.options, results))
+
+    def _curriculum(self, stages: Any, tokenizer: Tokenizer, material: Material) -> Curriculum:
+        return Curriculum(stages, tokenizer, material.excerpts, self.options.seed, tuple(material.training.values()))
+
+    def _models(self, tokenizer: Tokenizer) -> dict[str, Transformer]:
+        config = self.scale.config(tokenizer.vocab_size, self.options.window)
+        model = Transformer(config, seed=self.options.seed)
+        look_back(model)
+        return {"model": model}
+
+    def _objective(self, tokenizer: Tokenizer) -> SFT:
+        return SFT(pad_id=cast(int, tokenizer.pad_id))
+
+    def _write(self, name: str, values: Any) -> None:
+        write_files(self.out, {name: [json.dumps(values, ensure_ascii=False, indent=2), "\n"]})
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        """Notes how long a phase took; a phase that was interrupted counts from its last beginning."""
+        started = time.perf_counter()
+        yield
+        self._write(SECONDS, self._seconds() | {phase: time.perf_counter() - started})
+
+    def _seconds(self) -> dict[str, float]:
+        path = self.out / SECONDS
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def next_commands(options: QuickstartOptions, results: list[PolicyResult]) -> tuple[str, ...]:
+    """What to try next, ready for a shell: a question about the document, a longer text, one's own text."""
+    model, document = options.out / MODEL, options.out / texts.DOCUMENT
+    outcomes = [outcome for outcome in results[-1].outcomes if not outcome.probe.is_extra]
+    asked = next((outcome for outcome in outcomes if outcome.correct), outcomes[0])
+    commands = [
+        ["handscroll", "generate", str(model), asked.probe.question, "--file", str(document), "--chat"],
+        ["handscroll", "eval", str(model), "--suite", "recall", "--tokens", str(2 * options.tokens),
+         "--policies", "sliding_window,block_memory"],
+    ]  # fmt: skip
+    own = ["handscroll", "quickstart", "--corpus", "YOUR.txt", "--out", f"{options.out}-own"]
+    if not options.corpus:
+        commands.append(own)
+    return tuple(shlex.join(command) for command in commands)
