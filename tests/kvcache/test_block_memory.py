@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from handscroll.kvcache import BlockMemory
-from handscroll.kvcache.block_memory import READING_QUERIES, BlockLayer, Sizes
+from handscroll.kvcache.block_layer import READING_QUERIES, BlockLayer
+from handscroll.kvcache.block_memory import BlockMemoryCache, Sizes
+from handscroll.kvcache.block_selection import claims
 from handscroll.kvcache.layered import PerForward
 from handscroll.kvcache.store import BlockStore
 from handscroll.model import Capture, Layout, ModelConfig, Transformer
@@ -16,7 +18,9 @@ from handscroll.model.position import make_position
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
 CONFIG = ModelConfig(97, 32, 1, HEADS, KV_HEADS, WIDTH, 32, 64)
-POLICY = BlockMemory(blocks=3, block_size=4, sinks=2, window=16, tile=8, representatives=2, reselect=3, reselect_reading=24)
+POLICY = BlockMemory(
+    blocks=3, block_size=4, sinks=2, window=16, tile=8, representatives=2, reselect=3, reselect_reading=24
+)
 
 
 class Reference:
@@ -56,7 +60,7 @@ class Reference:
                 self._select(tile_HTD)
             elif offset == 0 or is_due:
                 self.scores = None
-                self._select(tile_HTD[:, :: max(1, (stop - offset) // READING_QUERIES)])
+                self._select(tile_HTD[:, -READING_QUERIES:])
             out.append(self._attend(tile_HTD, key_KTD[:, offset:stop], value_KTD[:, offset:stop]))
             offset = stop
         return torch.cat(out, dim=1)
@@ -78,7 +82,7 @@ class Reference:
                         keys_LD = keys_LD.mean(0, keepdim=True)
                 self.representatives[head].append(keys_LD)
         if self.scores is not None and archived > self.archived:
-            self.scores = [[s / 2 for s in scores] + [0.0] * (archived - self.archived) for scores in self.scores]
+            self.scores = [scores + [0.0] * (archived - self.archived) for scores in self.scores]
         self.archived = archived
         if archived <= sizes.blocks:
             self.chosen = [list(range(archived)) for _ in range(KV_HEADS)]
@@ -87,16 +91,26 @@ class Reference:
         self.selected_at = self.key_KSD.shape[1]
         if self.archived <= self.sizes.blocks:
             return
+        length, recency = query_HTD.shape[1], self.policy.recency
         scores = []
         for head in range(KV_HEADS):
-            group_QD = query_HTD[head * 2 : head * 2 + 2].reshape(-1, WIDTH)
-            scores.append(
-                [sum(max(float(q @ r) for r in block) for q in group_QD) for block in self.representatives[head]]
-            )
+            sums = [0.0] * self.archived
+            keys_MD = torch.cat(self.representatives[head])
+            block_M = [block for block, keys in enumerate(self.representatives[head]) for _ in keys]
+            for query_TD in query_HTD[head * 2 : head * 2 + 2]:
+                for age, query_D in enumerate(query_TD.flip(0)):
+                    mass_M = (keys_MD @ query_D / math.sqrt(WIDTH)).softmax(0)
+                    for block, mass in zip(block_M, mass_M.tolist(), strict=True):
+                        sums[block] += mass * recency**age
+            scores.append(sums)
         if self.scores is not None:
-            scores = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(scores, self.scores, strict=True)]
+            fade = recency**length
+            scores = [
+                [new + fade * old for new, old in zip(*pair, strict=True)]
+                for pair in zip(scores, self.scores, strict=True)
+            ]
         self.scores = scores
-        best = [sorted(range(self.archived), key=lambda n: -row[n])[: self.sizes.blocks] for row in scores]  # noqa: B023
+        best = [sorted(range(self.archived), key=lambda n: -row[n])[: self.sizes.blocks] for row in scores]
         self.chosen = [sorted(blocks) for blocks in best]
 
     def _attend(self, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> Tensor:
@@ -163,7 +177,9 @@ def test_a_planted_key_is_found_at_any_depth() -> None:
         zeros = torch.zeros(1, HEADS, 4000, WIDTH)
         layer.attend(zeros, planted_KSD[None], keys_KSD[None], Layout.rows([4000]))
         query = planted_KSD[:, depth].repeat_interleave(2, 0)[None, :, None]
-        layer.attend(query.expand(-1, -1, 2, -1), keys_KSD[None, :, :2], keys_KSD[None, :, :2], Layout.rows([2], [4000]))
+        layer.attend(
+            query.expand(-1, -1, 2, -1), keys_KSD[None, :, :2], keys_KSD[None, :, :2], Layout.rows([2], [4000])
+        )
         gold = 2 + (depth - 2) // 4 * 4
         assert all(gold in starts for starts in layer.trace(0))
 
@@ -193,3 +209,84 @@ def test_truncation_reaches_back_into_the_archive(model: Transformer) -> None:
     back.truncate([301])
     tail = torch.arange(8)[None]
     torch.testing.assert_close(model(tail, cache=back), model(tail, cache=fresh), atol=2e-5, rtol=0)
+
+
+def test_the_token_that_asks_looks_up() -> None:
+    """With the default options a decoded token chooses blocks by its own query, before it attends."""
+    layer = BlockLayer(BlockMemory(), Sizes.of(BlockMemory(), 64), make_position(CONFIG), BlockStore(), 1, PerForward())
+    generator = torch.Generator().manual_seed(0)
+    # Of equal norm, so that nothing fits a query better than the key that it is made of.
+    key_1KSD = torch.nn.functional.normalize(torch.randn(1, KV_HEADS, 400, WIDTH, generator=generator), dim=-1)
+    layer.attend(torch.zeros(1, HEADS, 400, WIDTH), key_1KSD, key_1KSD, Layout.rows([400]))
+    for step, depth in enumerate((200, 101, 302, 53)):
+        asking = 50 * key_1KSD[:, :, depth].repeat_interleave(2, 1)[:, :, None]
+        layer.attend(asking, key_1KSD[:, :, :1], key_1KSD[:, :, :1], Layout.rows([1], [400 + step]))
+        gold = layer.sizes.sinks + (depth - layer.sizes.sinks) // layer.sizes.block * layer.sizes.block
+        assert all(gold in starts for starts in layer.trace(0))
+
+
+@pytest.mark.parametrize("recency", [1.0, 0.5])
+def test_claims_in_pieces_equal_claims_at_once_and_see_only_their_own_rows_blocks(recency: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query_BHTD = torch.randn(3, HEADS, 40, WIDTH, generator=generator)
+    representative_KNRD = torch.randn(KV_HEADS, 11, 2, WIDTH, generator=generator)
+    held_BN = torch.rand(3, 11, generator=generator) < 0.5
+    at_once_KBN = claims(query_BHTD, representative_KNRD, held_BN, recency)
+    pieces_KBN = claims(query_BHTD, representative_KNRD, held_BN, recency, products=200)
+    torch.testing.assert_close(pieces_KBN, at_once_KBN)
+    mass = 2 * sum(recency**age for age in range(40))
+    torch.testing.assert_close(at_once_KBN.sum(-1), torch.full((KV_HEADS, 3), mass), rtol=1e-5, atol=0)
+    for row, held_N in enumerate(held_BN):
+        alone_KN = claims(query_BHTD[row : row + 1], representative_KNRD[:, held_N], None, recency)[:, 0]
+        torch.testing.assert_close(at_once_KBN[:, row, held_N], alone_KN)
+        assert not at_once_KBN[:, row, ~held_N].any()
+
+
+def counts(cache: BlockMemoryCache) -> list[int]:
+    return [layer.store.count for layer in cache.layers if isinstance(layer, BlockLayer)]
+
+
+def test_a_fork_takes_its_blocks_with_it(model: Transformer) -> None:
+    """Blocks of the fork are in the shared archive for as long as any cache needs them, and no longer."""
+    tokens_1T = torch.randint(97, (1, 500), generator=torch.Generator().manual_seed(4))
+    cache = BlockMemory().start(model.config, model.position, 1)
+    model.hidden(tokens_1T, cache=cache)
+    before = counts(cache)
+    fork = cache.select([0, 0])
+    model.hidden(tokens_1T[:, :300].expand(2, -1), cache=fork)
+    grown = counts(cache)
+    assert all(after > count for after, count in zip(grown, before, strict=True))
+    forked_again = fork.select([1])
+    del fork
+    assert before < counts(cache) <= grown
+    del forked_again
+    assert counts(cache) == before
+
+
+def test_places_of_forgotten_blocks_are_used_again(model: Transformer) -> None:
+    """A fork that came first leaves a gap: what is archived next fills it, and is read back whole."""
+    tokens_1T = torch.randint(97, (1, 900), generator=torch.Generator().manual_seed(4))
+    cache, alone = (BlockMemory().start(model.config, model.position, 1) for _ in range(2))
+    for each in (cache, alone):
+        model.hidden(tokens_1T[:, :300], cache=each)
+    fork = cache.select([0])
+    model.hidden(tokens_1T[:, :200], cache=fork)
+    for each in (cache, alone):
+        model.hidden(tokens_1T[:, 300:500], cache=each)
+    del fork
+    for each in (cache, alone):
+        model.hidden(tokens_1T[:, 500:800], cache=each)
+    assert counts(cache) == counts(alone)
+    torch.testing.assert_close(
+        model(tokens_1T[:, 800:], cache=cache), model(tokens_1T[:, 800:], cache=alone), atol=2e-5, rtol=0
+    )
+
+
+def test_truncation_gives_blocks_back(model: Transformer) -> None:
+    cache = BlockMemory().start(model.config, model.position, 1)
+    for first in range(0, 600, 50):
+        model.hidden(torch.zeros(1, 50, dtype=torch.int64), cache=cache)
+        if first == 300:
+            held = counts(cache)
+    cache.truncate([350])
+    assert counts(cache) == held

@@ -107,7 +107,9 @@ def test_truncate_equals_never_having_read(variant: str, model: Transformer, tok
     model(tokens_BT[:, :75], cache=cache)
     cache.truncate([60, 75, 20])
     assert cache.lengths == (60, 75, 20)
-    logits_BTV = model(torch.stack([tokens_BT[row, length : length + 3] for row, length in enumerate((60, 75, 20))]), cache=cache)
+    logits_BTV = model(
+        torch.stack([tokens_BT[row, length : length + 3] for row, length in enumerate((60, 75, 20))]), cache=cache
+    )
     for row, length in enumerate((60, 75, 20)):
         close(logits_BTV[row], model(tokens_BT[row : row + 1, : length + 3])[0, -3:])
 
@@ -151,7 +153,9 @@ def test_forks_of_a_long_text_do_not_disturb_each_other(variant: str, model: Tra
     for row in (1, 0):
         fork = cache.select([0])
         model(tails_2T[row : row + 1, :40], cache=fork)
-        alone = torch.cat([model(tails_2T[row : row + 1, step : step + 1], cache=fork) for step in range(40, 70)], dim=1)
+        alone = torch.cat(
+            [model(tails_2T[row : row + 1, step : step + 1], cache=fork) for step in range(40, 70)], dim=1
+        )
         close(together[row], alone[0])
 
 
@@ -177,12 +181,14 @@ def test_bytes_reported_are_the_bytes_held(variant: str, model: Transformer) -> 
     held = 0
     for layer in cache.layers:
         for name, value in vars(layer).items():
-            if name in ("store", "buffers"):
+            if name in ("store", "_buffers"):
                 held += tensor_bytes(value, set())
     assert sum(cache.bytes()) == held > 0
 
 
-def test_captured_weights_sum_to_one_and_explain_the_output(variant: str, model: Transformer, tokens_BT: Tensor) -> None:
+def test_captured_weights_sum_to_one_and_explain_the_output(
+    variant: str, model: Transformer, tokens_BT: Tensor
+) -> None:
     cache = start(variant, model, 3)
     model(tokens_BT[:, :20], cache=cache)
     layout = Layout.rows([4] * 3, cache.lengths, capture=Capture(weights=True))
@@ -207,6 +213,8 @@ def test_what_is_described_makes_the_same_policy() -> None:
         ({"policy": "block_memory", "blocks": 0}, "blocks=0"),
         ({"policy": "block_memory", "representative": "best"}, "representative='best': known are key_norm"),
         ({"policy": "block_memory", "sinks": -1}, "sinks=-1"),
+        ({"policy": "block_memory", "recency": 0}, "recency=0: more than 0, at most 1"),
+        ({"policy": "block_memory", "recency": 1.5}, "recency=1.5"),
     ],
 )
 def test_bad_options_are_refused_by_name(named: object, message: str) -> None:

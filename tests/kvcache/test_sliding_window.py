@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from handscroll.kvcache import SlidingWindow
 from handscroll.kernels.attention import attention_with_weights
+from handscroll.kvcache import SlidingWindow
 from handscroll.model import DirectMemory, Layout, Transformer
 from handscroll.model.memory import Attended
 

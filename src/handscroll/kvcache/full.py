@@ -40,9 +40,7 @@ class FullLayer(LayerCache):
         return tuple(self.store.lengths)
 
     def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended:
-        rotation = self.shared.get(
-            layout, "rotation", lambda: self.position.rotation(layout.positions_BTP[..., 0])
-        )
+        rotation = self.shared.get(layout, "rotation", lambda: self.position.rotation(layout.positions_BTP[..., 0]))
         self.append(self.position.rotate(key_BKTD, rotation), value_BKTD, layout)
         assert self.store.key_BKSD is not None and self.store.value_BKSD is not None
         used = self.store.used

@@ -19,7 +19,7 @@ def key_norm(key_NKLD: Tensor, received_NKL: Tensor | None, number: int) -> Tens
 
 
 def attended(key_NKLD: Tensor, received_NKL: Tensor | None, number: int) -> Tensor:
-    """The `number` keys that received most attention while in the local window (InfLLM, arXiv 2402.04617, section 3.2)."""
+    """The `number` keys that received most attention in the local window (InfLLM, arXiv 2402.04617, section 3.2)."""
     assert received_NKL is not None, "attended representatives need the attention that each key received"
     return _pick(key_NKLD, received_NKL, number)
 

@@ -15,7 +15,7 @@ from handscroll.kvcache.full import FullLayer
 from handscroll.kvcache.layered import LayeredCache, PerForward
 from handscroll.kvcache.store import TokenStore
 from handscroll.model.config import ModelConfig
-from handscroll.model.layout import Layout, visible
+from handscroll.model.layout import Layout
 from handscroll.model.position import Position
 
 

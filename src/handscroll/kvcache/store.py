@@ -1,4 +1,4 @@
-"""Where keys and values live: contiguous tensors that grow by doubling. Which tokens, and where, is a policy's decision.
+"""Where keys and values live: contiguous tensors that grow by doubling. Which tokens, where, is a policy's decision.
 
 `TokenStore` holds the latest tokens of each row; `BlockStore` holds archived blocks that all rows of a batch, and all
 caches forked from it, address by number.
@@ -8,6 +8,7 @@ Letters: B rows, T tokens, S slots, N blocks, K kv heads, L tokens of a block, R
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import torch
@@ -100,38 +101,58 @@ class TokenStore:
             setattr(self, name, grown)
 
 
-class BlockStore:
-    """Archived blocks, unrotated, each with its representatives. Blocks are numbered in order of arrival and never move.
+class ArchivedBlocks:
+    """Blocks of a store, which keeps them for as long as this object lives: whoever needs them holds it."""
 
-    On a GPU the blocks wait in host memory and their representatives, which every selection reads, on the device.
+    def __init__(self, numbers_N: Tensor):
+        self.numbers_N = numbers_N
+
+
+class BlockStore:
+    """Archived blocks, unrotated, each with its representatives. A block's number is its place, and it never moves.
+
+    Places of blocks that nobody owns any more are used again. On a GPU the blocks wait in host memory and their
+    representatives, which every selection reads, on the device.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.free: set[int] = set()
         self.key_NKLD: Tensor | None = None
         self.value_NKLD: Tensor | None = None
         self.representative_KNRD: Tensor | None = None
 
-    def append(self, key_NKLD: Tensor, value_NKLD: Tensor, representative_KNRD: Tensor) -> Tensor:
-        """Adds blocks (mutates) and returns their numbers (N,)."""
-        first, last = self.count, self.count + len(key_NKLD)
+    @property
+    def representatives(self) -> Tensor:
+        """(K, N, R, D) of all places up to the last one in use, free ones included."""
+        assert self.representative_KNRD is not None, "nothing was archived yet"
+        return self.representative_KNRD[:, : self.count]
+
+    def append(self, key_NKLD: Tensor, value_NKLD: Tensor, representative_KNRD: Tensor) -> ArchivedBlocks:
+        """Adds blocks (mutates), in free places first."""
+        again = sorted(self.free)[: len(key_NKLD)]
+        last = self.count + len(key_NKLD) - len(again)
+        numbers = again + list(range(self.count, last))
         self._reserve(last, key_NKLD, representative_KNRD)
         assert self.key_NKLD is not None and self.value_NKLD is not None and self.representative_KNRD is not None
-        self.key_NKLD[first:last] = key_NKLD
-        self.value_NKLD[first:last] = value_NKLD
-        self.representative_KNRD[:, first:last] = representative_KNRD
+        numbers_N = torch.tensor(numbers)
+        self.key_NKLD[numbers_N] = key_NKLD.to(self.key_NKLD.device)
+        self.value_NKLD[numbers_N] = value_NKLD.to(self.value_NKLD.device)
+        self.representative_KNRD[:, numbers_N.to(representative_KNRD.device)] = representative_KNRD
+        self.free.difference_update(again)
         self.count = last
-        return torch.arange(first, last, device=key_NKLD.device)
+        blocks = ArchivedBlocks(numbers_N)
+        weakref.finalize(blocks, self._release, numbers).atexit = False
+        return blocks
 
-    def gather(self, numbers_KN: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (K, N * L, D) of each head's own choice of blocks, side by side."""
+    def gather(self, numbers_KN: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Keys and values (K, N * L, D) of each head's own choice of blocks, side by side, on `device`."""
         assert self.key_NKLD is not None and self.value_NKLD is not None
         heads, _, width = len(numbers_KN), self.key_NKLD.shape[2], self.key_NKLD.shape[3]
-        numbers_KN = numbers_KN.to(self.key_NKLD.device)
-        head_K1 = torch.arange(heads, device=numbers_KN.device)[:, None]
+        head_K1 = torch.arange(heads)[:, None]
         return (
-            self.key_NKLD[numbers_KN, head_K1].view(heads, -1, width),
-            self.value_NKLD[numbers_KN, head_K1].view(heads, -1, width),
+            self.key_NKLD[numbers_KN, head_K1].view(heads, -1, width).to(device),
+            self.value_NKLD[numbers_KN, head_K1].view(heads, -1, width).to(device),
         )
 
     def host_bytes(self) -> int:
@@ -139,6 +160,13 @@ class BlockStore:
 
     def device_bytes(self) -> int:
         return 0 if self.representative_KNRD is None else nbytes(self.representative_KNRD)
+
+    def _release(self, numbers: Sequence[int]) -> None:
+        """Nobody owns these blocks any more (mutates): their places are free, those at the end are given up."""
+        self.free.update(numbers)
+        while self.count - 1 in self.free:
+            self.count -= 1
+            self.free.remove(self.count)
 
     def _reserve(self, blocks: int, key_NKLD: Tensor, representative_KNRD: Tensor) -> None:
         held = 0 if self.key_NKLD is None else len(self.key_NKLD)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from handscroll.generation import generate
-from handscroll.kvcache.block_memory import BlockLayer, BlockMemoryCache, Sizes
+from handscroll.kvcache.block_layer import BlockLayer
+from handscroll.kvcache.block_memory import BlockMemoryCache, Sizes
 from handscroll.measure.probes import Probe
 from handscroll.measure.table import Table, Value
 from handscroll.model import Bytes, Cache, LayerMemory, Transformer
@@ -119,11 +119,10 @@ def _ask_together(
     fork = FollowedCache(cache.select([0] * len(probes)))
     replies: list[list[int]] = [[] for _ in probes]
     attended: list[Counter[int]] = [Counter() for _ in probes]
-    with unchanged_archive(cache):
-        for emitted in generate(model, prompts, fork, max_new_tokens=max_new_tokens, stop_ids=tokenizer.stop_ids):
-            attended[emitted.row].update(fork.blocks(emitted.row))
-            if emitted.token not in tokenizer.stop_ids:
-                replies[emitted.row].append(emitted.token)
+    for emitted in generate(model, prompts, fork, max_new_tokens=max_new_tokens, stop_ids=tokenizer.stop_ids):
+        attended[emitted.row].update(fork.blocks(emitted.row))
+        if emitted.token not in tokenizer.stop_ids:
+            replies[emitted.row].append(emitted.token)
     for probe, prompt, ids, counts in zip(probes, prompts, replies, attended, strict=True):
         reply = tokenizer.decode(ids, skip_special=True)
         end = cache.lengths[0] + len(prompt) + len(ids)
@@ -143,21 +142,6 @@ def _gold_read(probe: Probe, attended: Iterable[int], sizes: Sizes, length: int)
     if probe.fact_end_token <= sizes.sinks or probe.fact_start_token >= sizes.local_start(length):
         return None
     return any(start < probe.fact_end_token and start + sizes.block > probe.fact_start_token for start in attended)
-
-
-@contextmanager
-def unchanged_archive(cache: Cache) -> Iterator[None]:
-    """Takes out of the archive, which forks share, what they archived meanwhile; they can't be used afterwards.
-
-    Without it, hundreds of questions would leave their own blocks in it, and bytes and scoring would grow with them.
-    """
-    stores = [layer.store for layer in cache.layers if isinstance(layer, BlockLayer)]
-    counts = [store.count for store in stores]
-    try:
-        yield
-    finally:
-        for store, count in zip(stores, counts, strict=True):
-            store.count = count
 
 
 class FollowedCache:

@@ -9,7 +9,7 @@ Letters: B batch, T tokens, S keys, H heads, K kv heads, D head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -51,7 +51,9 @@ class LayerMemory(Protocol):
 class Cache(Protocol):
     """The memory of a batch of sequences, one `LayerMemory` per layer. Rows are independent and of any length."""
 
-    layers: Sequence[LayerMemory]
+    @property
+    def layers(self) -> Sequence[LayerMemory]:
+        """One memory per transformer layer, the first layer's first."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -72,9 +74,6 @@ class CachePolicy(Protocol):
 
     def start(self, config: ModelConfig, position: Position, rows: int) -> Cache:
         """An empty cache for `rows` sequences."""
-
-    def options(self) -> dict[str, Any]:
-        """The policy by name, as YAML, JSON and HTTP write it: {"policy": name, ...}."""
 
 
 class DirectMemory:
