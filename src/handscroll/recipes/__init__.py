@@ -1,6 +1,8 @@
 """Recipes: whole runs, wired from the rooms below. A recipe knows what follows what; every step is some room's own.
 
-- `quickstart.py`: from text to a model that answers questions far past its window, and to the report
+- `quickstart.py`: from text to a model that answers questions far past its window, and to the report; its parts are
+  `material.py` (what is read, what is trained on), `curriculum.py` and `windows.py` (what is taught), `plan.py` (a time
+  budget as steps) and `comparison.py` (the policies, one after the other)
 - `train.py`: any training run that a YAML file describes; `schema.py` says what such a file may hold
 - `events.py`: what a long run tells its caller
 

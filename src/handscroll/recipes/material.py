@@ -27,8 +27,8 @@ DOCUMENT, QUESTIONS, FACTS, TRAINING = "document.txt", "questions.jsonl", "facts
 LONG_TOKENS, LONG_CHARACTERS = 131_072, 400_000
 # The seed of the chronicle that is trained on; its people are those of the training split, whatever the seed.
 TRAINING_SEED = 1000
-# One planted fact per so many tokens of the text, so that every window holds some; a fact has at least so many itself.
-TOKENS_PER_FACT, SHORTEST_FACT = 128, 10
+# One planted fact per so many tokens, so that every window holds some; a fact has about, and at least, so many itself.
+TOKENS_PER_FACT, FACT_TOKENS, SHORTEST_FACT = 128, 18, 10
 SMALLEST_TRAINING_SHARE = 0.2
 HAN = re.compile(r"[㐀-鿿]")
 HAN_SHARE = 0.2
@@ -144,7 +144,7 @@ def corpus_material(corpus: Mapping[str, str], seed: int, tokens: int, tokenizer
     for lang, text in corpus.items():
         reading = text[cuts[lang] :]
         places = len(SENTENCE_ENDS[lang].findall(reading))
-        count = max(1, min(places, round(len(tokenizer.encode(reading)) / TOKENS_PER_FACT)))
+        count = max(1, min(places, round(len(tokenizer.encode(reading)) / (TOKENS_PER_FACT - FACT_TOKENS))))
         documents.append(plant(reading, seed, lang, count, avoid=training.get(lang, "")))
     document = documents[0] if len(documents) == 1 else _in_turns(documents)
     found = len(tokenizer.encode(document.text))

@@ -199,6 +199,8 @@ class _Run:
                 chronicle = texts.training_chronicle(self.options.seed, languages, self.scale.vocabulary_tokens)
                 own = [text[:TOKENIZER_CHARACTERS] for text in self.corpus.values()]
                 learnt = Tokenizer.train([chronicle, *own], self.scale.vocabulary, han="isolated")
+                # As every row of the curriculum begins, so shall whatever else the model is given.
+                learnt.config["add_bos_token"] = True
                 with replacing(folder) as draft:
                     learnt.save(draft)
         # Always the saved one, so that a resumed run has the same in its hands.
