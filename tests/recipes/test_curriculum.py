@@ -93,7 +93,8 @@ def test_mentions_supervise_answers_that_were_stated_before(tokenizer: Tokenizer
     for row in rows(curriculum(tokenizer, stage)):
         text = tokenizer.decode(row.ids)
         for answer in (run.strip() for run in supervised(tokenizer, row)):
-            assert text.count(answer.rstrip("。.")) >= 2, (answer, text)
+            # The row may end within an answer, even within a character.
+            assert text.count(answer.rstrip("。.\ufffd")) >= 2, (answer, text)
 
 
 def test_questions_supervise_replies_and_facts_stand_before(tokenizer: Tokenizer) -> None:
@@ -143,7 +144,7 @@ def test_turns_are_what_the_chat_template_writes(tokenizer: Tokenizer) -> None:
 
 
 def test_nobody_of_the_reading_split_occurs(tokenizer: Tokenizer) -> None:
-    document = write_document(0, size=20_000, split="read")
+    document = write_document(0, size=50_000, split="read")
     readers = {placed.fact.subject for placed in document.facts}
     readers |= {placed.fact.answer for placed in document.facts if placed.fact.relation == "teacher"}
     source = curriculum(tokenizer, *(replace(stage, steps=1) for stage in STAGES))

@@ -2,7 +2,7 @@
 
 - `quickstart.py`: from text to a model that answers questions far past its window, and to the report; its parts are
   `material.py` (what is read, what is trained on), `curriculum.py` and `windows.py` (what is taught), `plan.py` (a time
-  budget as steps) and `comparison.py` (the policies, one after the other)
+  budget as steps), `comparison.py` (the policies, one after the other) and `findings.py` (result and report)
 - `train.py`: any training run that a YAML file describes; `schema.py` says what such a file may hold
 - `events.py`: what a long run tells its caller
 

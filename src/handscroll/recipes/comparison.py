@@ -7,7 +7,7 @@ measuring to `measure/`.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,9 +90,3 @@ def _measure(
         else:
             yield Advance(f"Reading: {name}", step.tokens, step.total, "tokens", step.tokens_per_second)
     raise AssertionError("a measurement ends with its result")
-
-
-def losses(log: Path) -> Sequence[tuple[int, float]]:
-    """(step, loss) of a training's log."""
-    rows = (json.loads(line) for line in log.read_text(encoding="utf-8").splitlines())
-    return [(row["step"], row["loss"]) for row in rows]

@@ -3,31 +3,32 @@
 The way: settings, tokenizer, the document to read, a plan of steps, training, the model's folder, one reading for each
 policy, result and report. Each leaves files in the run's folder, whole or not at all, and is skipped where they are
 there already; that is all that resuming is. Each step's own work is done elsewhere: `material.py`, `curriculum.py`,
-`plan.py`, `comparison.py`.
+`plan.py`, `comparison.py`, `findings.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
+import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from handscroll.kernels.likelihood import CHUNK
-from handscroll.measure import PolicyResult, ReportData, write_report
+from handscroll.measure import PolicyResult, write_report
 from handscroll.model import ModelConfig, Transformer
 from handscroll.model.checkpoint import replacing
-from handscroll.model.footprint import parameter_count, require, training_bytes
+from handscroll.model.footprint import require, training_bytes
 from handscroll.model.initialization import look_back
 from handscroll.recipes import material as texts
-from handscroll.recipes.comparison import Reading, compare, losses
+from handscroll.recipes.comparison import Reading, compare
 from handscroll.recipes.curriculum import CORPUS_STAGES, STAGES, WINDOW, Curriculum, Stage
 from handscroll.recipes.events import Advance, Event, Finished, Said
+from handscroll.recipes.findings import make_report, make_result, next_commands, read_log
 from handscroll.recipes.folders import load_folder, save_folder
 from handscroll.recipes.material import Material
 from handscroll.recipes.output import check_writable
@@ -103,8 +104,8 @@ class Scale:
 def quickstart(options: QuickstartOptions, *, scale: Scale | None = None) -> Iterator[Event]:
     """Runs the main job in `options.out`; the last event is `Finished` with what result.json holds.
 
-    Checks at once, before anything is written; works while it is iterated. A run that was interrupted or killed goes
-    on with `resume` to the same result. Raises ValueError for a mistake in the options, for a corpus that can't be
+    Checks at once, before anything is written; works while it is iterated. With `resume` a run that was interrupted or
+    killed goes on to the same result. Raises ValueError for a mistake in the options, for a corpus that can't be
     used, and for an `out` that holds another run.
     """
     scale = scale or Scale()
@@ -233,7 +234,7 @@ class _Run:
             steps: list[float] = []
             with self._timed("plan"):
                 for event in measure_steps(
-                    curriculum, self._objective(tokenizer), self.scale.training, lambda: self._models(tokenizer)
+                    curriculum, SFT(tokenizer.id_of("<|pad|>")), self.scale.training, lambda: self._models(tokenizer)
                 ):
                     if isinstance(event, Advance):
                         yield event
@@ -243,10 +244,10 @@ class _Run:
         plan = Plan.from_json(json.loads(path.read_text(encoding="utf-8")))
         yield Said(f"Training takes {plan.steps} steps, about {plan.seconds / 60:.1f} minutes here.")
         if plan.factor < ENOUGH:
-            enough = self.options.minutes / plan.factor
+            enough = math.ceil(self.options.minutes / plan.factor)
             yield Said(
                 f"That is {plan.factor:.0%} of the steps that the curriculum asks for, so recall may suffer; "
-                f"--minutes {enough:.0f} is enough for all."
+                f"--minutes {enough} is enough for all."
             )
         return plan
 
@@ -256,59 +257,22 @@ class _Run:
         models, curriculum = self._models(tokenizer), self._curriculum(plan.stages, tokenizer, material)
         options = dataclasses.replace(self.scale.training, steps=curriculum.steps, seed=self.options.seed)
         folder = self.out / TRAINING
-        for progress in train(models, self._objective(tokenizer), curriculum, options, folder, resume=True):
+        for progress in train(models, SFT(tokenizer.id_of("<|pad|>")), curriculum, options, folder, resume=True):
             stage, before = curriculum.place(progress.step - 1)
-            yield Advance(
-                f"Training: {stage.name}",
-                before + 1,
-                stage.steps,
-                "steps",
-                progress.tokens_per_second,
-                f"loss {progress.loss:.3f}",
-            )
+            speed, note = progress.tokens_per_second, f"loss {progress.loss:.3f}"
+            yield Advance(f"Training: {stage.name}", before + 1, stage.steps, "steps", speed, note)
         save_folder(models["model"], tokenizer, self.out / MODEL)
         yield Said(f"The model is in {self.out / MODEL}")
 
     def _finish(self, model: Transformer, reading: Reading, plan: Plan, results: list[PolicyResult]) -> Iterator[Event]:
-        config, document = model.config, reading.document
         log = self.out / TRAINING / LOG_NAME
-        stages, first = [], 1
-        for stage in plan.stages:
-            stages.append((stage.name, first))
-            first += stage.steps
-        seconds = self._seconds() | {
-            "training": json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["seconds"]
-        }
-        seconds |= {result.name: result.seconds for result in results}
-        described = {
-            "tokens": len(reading.ids),
-            "characters": len(document.text),
-            "facts": len(document.facts),
-            "languages": list(document.languages),
-        }
-        made = {"parameters": parameter_count(config), **dataclasses.asdict(config)}
-        trained = {"steps": plan.steps, "share_of_curriculum": plan.factor, "stages": [name for name, _ in stages]}
-        result = {
-            "policies": {each.policy["policy"]: each.summary() for each in results},
-            "model": made,
-            "document": described,
-            "training": trained,
-            "settings": settings(self.options),
-            "seconds": seconds,
-        }
-        report = ReportData(
-            results,
-            self.options.window,
-            document.text,
-            reading.spans,
-            losses(log),
-            stages,
-            {"settings": settings(self.options), "model": made, "document": described, "training": trained},
-        )
-        write_report(self.out / REPORT, report)
+        seconds = self._seconds() | {"training": read_log(log)[-1]["seconds"]}
+        result = make_result(settings(self.options), model, reading, plan, results, seconds)
+        write_report(self.out / REPORT, make_report(result, reading, plan, results, read_log(log)))
         self._write(RESULT, result)
         yield Said(f"The report is {self.out / REPORT}: one page, open it in a browser.")
-        yield Finished(result, next_commands(self.options, results))
+        document = self.out / texts.DOCUMENT
+        yield Finished(result, next_commands(self.out, self.out / MODEL, document, result["settings"], results))
 
     def _curriculum(self, stages: Any, tokenizer: Tokenizer, material: Material) -> Curriculum:
         return Curriculum(stages, tokenizer, material.excerpts, self.options.seed, tuple(material.training.values()))
@@ -318,9 +282,6 @@ class _Run:
         model = Transformer(config, seed=self.options.seed)
         look_back(model)
         return {"model": model}
-
-    def _objective(self, tokenizer: Tokenizer) -> SFT:
-        return SFT(pad_id=cast(int, tokenizer.pad_id))
 
     def _write(self, name: str, values: Any) -> None:
         write_files(self.out, {name: [json.dumps(values, ensure_ascii=False, indent=2), "\n"]})
@@ -335,19 +296,3 @@ class _Run:
     def _seconds(self) -> dict[str, float]:
         path = self.out / SECONDS
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-
-
-def next_commands(options: QuickstartOptions, results: list[PolicyResult]) -> tuple[str, ...]:
-    """What to try next, ready for a shell: a question about the document, a longer text, one's own text."""
-    model, document = options.out / MODEL, options.out / texts.DOCUMENT
-    outcomes = [outcome for outcome in results[-1].outcomes if not outcome.probe.is_extra]
-    asked = next((outcome for outcome in outcomes if outcome.correct), outcomes[0])
-    commands = [
-        ["handscroll", "generate", str(model), asked.probe.question, "--file", str(document), "--chat"],
-        ["handscroll", "eval", str(model), "--suite", "recall", "--tokens", str(2 * options.tokens),
-         "--policies", "sliding_window,block_memory"],
-    ]  # fmt: skip
-    own = ["handscroll", "quickstart", "--corpus", "YOUR.txt", "--out", f"{options.out}-own"]
-    if not options.corpus:
-        commands.append(own)
-    return tuple(shlex.join(command) for command in commands)
