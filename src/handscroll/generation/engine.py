@@ -39,6 +39,8 @@ class Emitted(NamedTuple):
 def read(model: Transformer, prompts: Sequence[Sequence[int]], cache: Cache, chunk: int = CHUNK) -> Iterator[Read]:
     """Feeds each row's tokens to its row of the cache (mutates), `chunk` at a time; rows may differ in length."""
     _check(prompts, cache, model)
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: at least 1 token is read at a time")
     total = max(len(prompt) for prompt in prompts)
     for first in range(0, total, chunk):
         lengths = [min(max(len(prompt) - first, 0), chunk) for prompt in prompts]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy: the likeliest token. Above, logits are divided by it and a token is drawn by `seed`."""
+    """`temperature` 0 is greedy: the likeliest token. Above, logits are divided by it; a token is drawn by `seed`."""
 
     temperature: float = 0.0
     seed: int = 0
@@ -25,7 +25,7 @@ class Sampling:
 
 
 class Sampler:
-    """Draws tokens row by row. Each row has a random stream of its own, so a batch gives what each prompt gives alone."""
+    """Draws tokens row by row. Each row has its own random stream, so a batch gives what each prompt gives alone."""
 
     def __init__(self, options: Sampling, rows: int):
         self.options = options
