@@ -76,6 +76,9 @@ class Reference:
                 match self.policy.representative:
                     case "key_norm":
                         keys_LD = keys_LD[keys_LD.norm(dim=-1).argsort(descending=True)[:number]]
+                    case "key_contrast":
+                        order = (keys_LD - keys_LD.mean(0)).norm(dim=-1).argsort(descending=True)
+                        keys_LD = keys_LD[order[:number]]
                     case "attended":
                         keys_LD = keys_LD[self.received_KS[head, span].argsort(descending=True)[:number]]
                     case "mean":
@@ -110,8 +113,8 @@ class Reference:
                 for pair in zip(scores, self.scores, strict=True)
             ]
         self.scores = scores
-        best = [sorted(range(self.archived), key=lambda n: -row[n])[: self.sizes.blocks] for row in scores]
-        self.chosen = [sorted(blocks) for blocks in best]
+        best = sorted(range(self.archived), key=lambda n: -max(row[n] for row in scores))[: self.sizes.blocks]
+        self.chosen = [sorted(best) for _ in range(KV_HEADS)]
 
     def _attend(self, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> Tensor:
         start, sizes = self.key_KSD.shape[1], self.sizes
@@ -138,7 +141,7 @@ class Reference:
         return out_HTD
 
 
-@pytest.mark.parametrize("representative", ["key_norm", "attended", "mean", "all"])
+@pytest.mark.parametrize("representative", ["key_norm", "key_contrast", "attended", "mean", "all"])
 def test_equals_the_slow_reference(representative: str) -> None:
     policy = dataclasses.replace(POLICY, representative=representative)
     shared = PerForward()

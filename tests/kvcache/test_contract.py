@@ -14,6 +14,7 @@ VARIANTS = {
     "full": "full",
     "sliding_window": "sliding_window",
     "block_memory": "block_memory",
+    "block_memory_key_norm": {"policy": "block_memory", "representative": "key_norm"},
     "block_memory_attended": {"policy": "block_memory", "representative": "attended"},
     "block_memory_mean": {"policy": "block_memory", "representative": "mean"},
     "block_memory_all": {"policy": "block_memory", "representative": "all"},

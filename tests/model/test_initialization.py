@@ -33,7 +33,7 @@ def test_the_table(tied: bool) -> None:
     model = Transformer(dataclasses.replace(CONFIG, tied_embeddings=tied))
     residual = 1 / math.sqrt(2 * 3)
     stds = {
-        "embedding": 0.02 if tied else 1 / math.sqrt(256),
+        "embedding": 1.0,
         "head": 1 / math.sqrt(256),
         **dict.fromkeys(("q", "k", "v", "gate", "up"), 1 / math.sqrt(256)),
         "o": residual / math.sqrt(4 * 96),
@@ -45,12 +45,22 @@ def test_the_table(tied: bool) -> None:
         if kind == "bias":
             assert not parameter.any(), name
         elif "norm" in module:
-            assert (parameter == 1).all(), name
+            expected = 1 / math.sqrt(256) if tied and name == "norm.weight" else 1.0
+            assert (parameter == expected).all(), name
         else:
             seen.add(module)
             assert parameter.std().item() == pytest.approx(stds[module], rel=TOLERANCE), name
             assert abs(parameter.mean().item()) < 4 * stds[module] / math.sqrt(parameter.numel()), name
     assert seen == set(stds) - ({"head"} if tied else set())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_start_with_std_one(tied: bool) -> None:
+    model = Transformer(dataclasses.replace(CONFIG, tied_embeddings=tied))
+    tokens_BT = torch.arange(64).reshape(2, 32)
+    with torch.no_grad():
+        others = model(tokens_BT)[..., 64:]  # a tied head knows the token that it reads
+    assert others.std().item() == pytest.approx(1, abs=0.1)
 
 
 def test_one_seed_one_model() -> None:

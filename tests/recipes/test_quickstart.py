@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from handscroll.cli import app
 from handscroll.recipes import comparison, material, quickstart
-from handscroll.recipes.curriculum import CORPUS_STAGES
+from handscroll.recipes.curriculum import STAGES, Curriculum
 from handscroll.recipes.documents import opening
 from handscroll.recipes.events import Advance, Event, Finished, Said
 from handscroll.recipes.folders import load_folder
@@ -33,12 +33,8 @@ from handscroll.text.chronicle import filler
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "text"
 POLICIES = ("full", "sliding_window", "block_memory")
-STAGES = tuple(
-    dataclasses.replace(stage, steps=2, windows=3) for stage in CORPUS_STAGES if stage.name not in ("rewording",)
-)
 SCALE = Scale(
-    stages=tuple(stage for stage in STAGES if stage.kind != "text"),
-    corpus_stages=STAGES,
+    stages=tuple(dataclasses.replace(stage, steps=2, windows=3) for stage in STAGES if stage.name != "rewording"),
     vocabulary=1200,
     vocabulary_tokens=20_000,
     width=16,
@@ -192,16 +188,44 @@ def test_resume_without_a_run_begins_one(tmp_path: Path) -> None:
     assert isinstance(next(run(tmp_path / "new", resume=True)), Said)
 
 
-def test_a_corpus_is_trained_on_and_read(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.fixture
+def texts_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The plain texts of every curriculum that is made, in order."""
+    texts: list[tuple[str, ...]] = []
+
+    class Noted(Curriculum):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            texts.append(self.texts)
+
+    monkeypatch.setattr(quickstart, "Curriculum", Noted)
+    return texts
+
+
+def test_without_a_corpus_another_chronicle_is_trained_on(texts_read: list[tuple[str, ...]], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    next(event for event in run(out) if isinstance(event, Advance) and event.task.startswith("Training"))
+    found = material.Material.load(out)
+    assert found is not None
+    assert len(set(texts_read)) == 1
+    [text] = texts_read[0]
+    assert len(text) > 5000
+    assert not [placed for placed in found.document.facts if placed.fact.subject in text]
+
+
+def test_a_corpus_is_trained_on_and_read(
+    corpus: tuple[Path, Path], texts_read: list[tuple[str, ...]], tmp_path: Path
+) -> None:
     out = tmp_path / "own"
     events = list(run(out, corpus=corpus))
     result = events[-1].result  # type: ignore[union-attr]
     assert result["document"]["languages"] == ["en", "zh"]
     assert result["policies"]["block_memory"]["recall_by_lang"].keys() == {"en", "zh"}
     assert result["document"]["tokens"] > OPTIONS.tokens
-    assert any(isinstance(event, Advance) and event.task == "Training: your text" for event in events)
     found = material.Material.load(out)
     assert found is not None
+    assert set(texts_read) == {tuple(found.training.values())}
+    assert any(stage.texts for stage in SCALE.stages)
     for placed in found.document.facts:
         assert found.document.text[placed.answer_start : placed.answer_end] == placed.fact.answer
         assert placed.fact.subject not in "".join(found.training.values())

@@ -25,3 +25,13 @@ def merged(chronicle_texts: list[str]) -> Tokenizer:
 @pytest.fixture(scope="session")
 def isolated(chronicle_texts: list[str]) -> Tokenizer:
     return Tokenizer.train(chronicle_texts, 3072, han="isolated")
+
+
+@pytest.fixture(scope="session")
+def isolated_2048(chronicle_texts: list[str]) -> Tokenizer:
+    return Tokenizer.train(chronicle_texts, 2048, han="isolated")
+
+
+@pytest.fixture(scope="session")
+def isolated_4096(chronicle_texts: list[str]) -> Tokenizer:
+    return Tokenizer.train(chronicle_texts, 4096, han="isolated")

@@ -36,9 +36,12 @@ MakeRows = Callable[..., list[TokenRow]]
 def test_equals_a_plain_loop(make_model: MakeModel, make_rows: MakeRows) -> None:
     model, plain = make_model(qkv_bias=True), make_model(qkv_bias=True)
     source = PackedSource(make_rows(*[16] * 12), window=16, windows_per_batch=4, seed=3)
-    options = TrainOptions(5, optimizer=AdamWOptions(2e-2, weight_decay=0.0), schedule=Cosine(2, 0.1), clip=0.5)
+    # Adam's first updates are signs, in which rounding of a k bias's zero gradient would show: a larger eps.
+    adamw = AdamWOptions(2e-2, eps=1e-6, weight_decay=0.0)
+    options = TrainOptions(5, optimizer=adamw, schedule=Cosine(2, 0.1), clip=0.5)
     progress = list(train({"model": model}, CausalLM(), source, options))
-    optimizer = torch.optim.AdamW(plain.parameters(), lr=1.0, betas=(0.9, 0.95), weight_decay=0.0, foreach=False)
+    settings = {"betas": (0.9, 0.95), "eps": 1e-6, "weight_decay": 0.0, "foreach": False}
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1.0, **settings)  # type: ignore[arg-type]
     for step in range(5):
         tokens = torch.from_numpy(np.stack([window[0].ids for window in source.windows(step, 0)]))
         loss = F.cross_entropy(plain(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
@@ -61,8 +64,9 @@ def test_learns_a_repeated_pattern(
     source = PackedSource(make_rows(*[16] * 8), window=16, windows_per_batch=4, seed=0)
     models = {"model": make_model(tied_embeddings=True)}
     losses = [p.loss for p in train(models, CausalLM(), source, TrainOptions(60, optimizer=optimizer))]
-    assert losses[0] == pytest.approx(math.log(50), abs=0.1)
-    assert losses[-1] < 0.4 * losses[0]
+    # Logits of std 1 that know nothing: half a nat (half their variance) above an even guess.
+    assert losses[0] == pytest.approx(math.log(50) + 0.5, abs=0.1)
+    assert losses[-1] < 0.4 * math.log(50)
 
 
 def test_accumulated_training_equals_whole_batches(make_model: MakeModel, make_rows: MakeRows) -> None:

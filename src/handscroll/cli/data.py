@@ -36,7 +36,7 @@ def chronicle(
 ) -> None:
     """Write a synthetic world of any length, with exact answers to every question about it.
 
-    People, places, trades, dates, teachers and events, in English and Chinese. Since every fact is known, it can be
+    People, places, trades, years, teachers and events, in English and Chinese. Since every fact is known, it can be
     measured what a model remembers of a long text.
 
     It writes text.txt; questions.jsonl (with the answers, and the characters at which the fact stands); triples.jsonl;

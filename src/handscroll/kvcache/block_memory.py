@@ -39,7 +39,7 @@ class BlockMemory:
     sinks: int | None = None
     window: int | None = None
     tile: int | None = None
-    representative: str = "key_norm"
+    representative: str = "key_contrast"
     representatives: int = 4
     recency: float = 0.5
     reselect: int = 1

@@ -58,9 +58,13 @@ class Row:
             self.claims_KN = torch.nn.functional.pad(self.claims_KN, (0, len(blocks.numbers_N)))
 
     def best(self, blocks: int) -> Tensor:
-        """(K, `blocks`): the places that each kv head claims most, in the order of the text."""
+        """(K, `blocks`): the places that some kv head claims most, in the order of the text; the same for every head.
+
+        A head that looks a fact up and one that reads on from it must see the same blocks.
+        """
         assert self.claims_KN is not None
-        return self.claims_KN.topk(blocks, dim=-1).indices.sort(dim=-1).values.cpu()
+        best_N = self.claims_KN.amax(dim=0).topk(blocks).indices.sort().values.cpu()
+        return best_N.expand(len(self.claims_KN), -1)
 
     def forget_from(self, place: int) -> None:
         """Only the first `place` blocks stay (mutates)."""

@@ -18,6 +18,11 @@ def key_norm(key_NKLD: Tensor, received_NKL: Tensor | None, number: int) -> Tens
     return _pick(key_NKLD, key_NKLD.norm(dim=-1), number)
 
 
+def key_contrast(key_NKLD: Tensor, received_NKL: Tensor | None, number: int) -> Tensor:
+    """The `number` keys farthest from the block's mean: norms without what all of a head's keys have in common."""
+    return _pick(key_NKLD, (key_NKLD - key_NKLD.mean(dim=2, keepdim=True)).norm(dim=-1), number)
+
+
 def attended(key_NKLD: Tensor, received_NKL: Tensor | None, number: int) -> Tensor:
     """The `number` keys that received most attention in the local window (InfLLM, arXiv 2402.04617, section 3.2)."""
     assert received_NKL is not None, "attended representatives need the attention that each key received"
@@ -41,6 +46,7 @@ def _pick(key_NKLD: Tensor, score_NKL: Tensor, number: int) -> Tensor:
 
 REPRESENTATIVES: dict[str, Callable[[Tensor, Tensor | None, int], Tensor]] = {
     "key_norm": key_norm,
+    "key_contrast": key_contrast,
     "attended": attended,
     "mean": mean,
     "all": every,

@@ -22,11 +22,11 @@ def initialize(model: Transformer, seed: int) -> None:
 
     | weight | distribution |
     |---|---|
-    | embedding | normal, std 0.02 where tied (it is the head too), else 1 / sqrt(E) |
+    | embedding | normal, std 1: what a token is must not drown in what attention adds to it |
     | q, k, v, gate, up, head | normal, std 1 / sqrt(fan in) |
     | o, down | normal, std 1 / sqrt(fan in) / sqrt(2 * layers): the residual stream keeps its size (GPT-2) |
     | biases | 0 |
-    | norm weights | 1 |
+    | norm weights | 1; the last one 1 / sqrt(E) where the embedding is the head too, so that logits have std 1 |
     """
     generator = torch.Generator().manual_seed(seed)
     config = model.config
@@ -37,14 +37,15 @@ def initialize(model: Transformer, seed: int) -> None:
     residual = 1 / math.sqrt(2 * config.num_layers)
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
-            draw(module.weight, 0.02 if config.tied_embeddings else 1 / math.sqrt(config.width))
+            draw(module.weight, 1.0)
         elif isinstance(module, nn.Linear):
             scale = residual if name.endswith((".o", ".down")) else 1.0
             draw(module.weight, scale / math.sqrt(module.in_features))
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, RMSNorm):
-            module.weight.fill_(1.0)
+            is_scaled = name == "norm" and config.tied_embeddings
+            module.weight.fill_(1 / math.sqrt(config.width) if is_scaled else 1.0)
 
 
 @torch.no_grad()

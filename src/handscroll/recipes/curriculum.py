@@ -7,7 +7,8 @@ time, each the ground of the next:
 - `mentions`: sentences about a few facts, each stated again and again. What was said of whom must be found by the name.
 - `questions`: facts among fillers, then questions in chat form. Names come from small pools, so that near misses
   abound; at the end windows are made of fragments, as a memory that retrieves blocks presents them.
-- `text`: somebody's text as it is, every token of it to be predicted.
+- `text`: a text as it is, every token of it to be predicted. It has windows in the stages of questions, lest the
+  model unlearn plain text.
 
 Knows the order of stages and that a step's windows are a pure function of (seed, step, micro). Leaves sentences about
 people to `windows.py`, and how many steps there is time for to `plan.py`.
@@ -28,7 +29,7 @@ from handscroll.text import Tokenizer
 from handscroll.training import TokenRow, Window
 
 PERIODS = (4, 16)
-# Windows in which nothing can be learnt, such as a question that is longer than the window, are drawn again.
+# Windows in which nothing can be learnt, such as one that is full before a fact comes again, are drawn again.
 ATTEMPTS = 100
 
 
@@ -36,9 +37,10 @@ ATTEMPTS = 100
 class Stage:
     """`steps` steps of `windows` windows of `length` tokens.
 
-    `count`: facts that are mentioned, or questions at most. `relations`: how many occur in a window (None: all).
-    `verbatim`: the share of facts that are worded as answers are. `families`: from so many surnames, and so many given
-    names, a window's people are made (None: from all). `fragments`: only some blocks of a longer context are shown.
+    `count`: facts that are mentioned, or questions at most. `relations`: how many occur in a window, one of these
+    numbers (none given: all). `texts`: so many of the windows are plain text instead. `verbatim`: the share
+    of facts that are worded as answers are. `families`: from so many surnames, and so many given names, a window's
+    people are made (None: from all). `fragments`: only some blocks of a longer context are shown.
     """
 
     name: str
@@ -47,14 +49,16 @@ class Stage:
     windows: int
     length: int
     count: int = 0
-    relations: int | None = None
+    relations: tuple[int, ...] = ()
     verbatim: float = 0.0
     families: tuple[int, int] | None = None
     fragments: bool = False
+    texts: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "windows", "length"):
             assert getattr(self, name) >= 1, f"{name} of stage {self.name}"
+        assert 0 <= self.texts < self.windows, f"texts of stage {self.name}"
 
     @property
     def tokens(self) -> int:
@@ -65,28 +69,28 @@ class Stage:
         """The stage for a model with this window: longer windows are cut to it, and those of `WINDOW` become it."""
         length = window if self.length == WINDOW else min(self.length, window)
         count = max(1, self.count * length // self.length) if self.count else 0
-        return replace(self, length=length, windows=max(1, self.tokens // length), count=count)
+        windows = max(1, self.tokens // length)
+        return replace(self, length=length, windows=windows, count=count, texts=min(self.texts, windows - 1))
 
 
 WINDOW = 512
+# Mostly facts of one relation in a window: then nothing but names tells them apart.
+FEW = (1, 1, 2, 6)
 STAGES = (
-    Stage("repetition", "spans", 150, 96, 32),
-    Stage("restating", "mentions", 40, 32, 128, 3, relations=1, verbatim=1.0),
-    Stage("rewording", "mentions", 110, 32, 128, 4, relations=1, verbatim=0.3),
-    Stage("near misses", "mentions", 50, 32, 128, 5, verbatim=0.2, families=(3, 8)),
-    Stage("questions", "questions", 80, 32, 128, 2, families=(2, 8)),
-    Stage("longer questions", "questions", 120, 16, 256, 4, families=(2, 8)),
-    Stage("full windows", "questions", 150, 8, 512, 8, families=(2, 8)),
-    Stage("retrieved blocks", "questions", 200, 8, 512, 8, families=(2, 8), fragments=True),
+    Stage("repetition", "spans", 110, 96, 32),
+    Stage("rewording", "mentions", 130, 32, 128, 4, relations=(1,), verbatim=0.4),
+    Stage("near misses", "mentions", 40, 32, 128, 6, relations=(1,), verbatim=0.2, families=(3, 8)),
+    Stage("questions", "questions", 80, 32, 128, 2, relations=FEW, families=(2, 8)),
+    Stage("longer questions", "questions", 150, 16, 256, 4, relations=FEW, families=(2, 8), texts=1),
+    Stage("full windows", "questions", 200, 8, WINDOW, 8, relations=FEW, families=(2, 8), texts=1),
+    Stage("retrieved blocks", "questions", 500, 8, WINDOW, 5, relations=FEW, families=(2, 8), fragments=True, texts=1),
 )
-# A user's text is read besides: once induction is there, and before it is forgotten again.
-CORPUS_STAGES = (*STAGES[:4], Stage("your text", "text", 60, 8, 512), *STAGES[4:])
 
 
 class Curriculum:
     """A training source: the windows of every stage, one stage after the other. Every row begins with bos.
 
-    `excerpts`: one per language, what stands between facts; `texts` are for stages of the kind "text".
+    `excerpts`: one per language, what stands between facts; `texts` are what windows of plain text are cut from.
     """
 
     def __init__(
@@ -110,7 +114,7 @@ class Curriculum:
         for stage in stages:
             if stage.kind not in self._kinds:
                 raise ValueError(f"stage {stage.name} is of kind {stage.kind!r}; known are {', '.join(self._kinds)}")
-            if stage.kind == "text" and not self.texts:
+            if (stage.texts or stage.kind == "text") and not self.texts:
                 raise ValueError(f"stage {stage.name} reads texts, and none is given")
 
     @property
@@ -137,14 +141,17 @@ class Curriculum:
     def windows(self, step: int, micro: int) -> list[Window]:
         rng = random.Random(f"{self.seed}/{step}/{micro}")
         stage, _ = self.place(step)
-        return [[self._row(stage, rng)] for _ in range(stage.windows)]
+        kinds = ["text"] * stage.texts + [stage.kind] * (stage.windows - stage.texts)
+        return [[self._row(kind, stage, rng)] for kind in kinds]
 
-    def _row(self, stage: Stage, rng: random.Random) -> TokenRow:
+    def _row(self, kind: str, stage: Stage, rng: random.Random) -> TokenRow:
         for _ in range(ATTEMPTS):
-            row = self._kinds[stage.kind](stage, rng)
+            row = self._kinds[kind](stage, rng)
             assert row.supervised is not None
             if any(row.supervised[1:]):
                 return row
+            # Sentences are long where the vocabulary is small or of another language: with one fact fewer they may fit.
+            stage = replace(stage, count=max(1, stage.count - 1))
         raise ValueError(f"windows of {stage.length} tokens are too short for stage {stage.name}: give a longer window")
 
     def _spans(self, stage: Stage, rng: random.Random) -> TokenRow:

@@ -41,9 +41,11 @@ class Plan:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Plan:
-        stages = tuple(
-            Stage(**{**stage, "families": stage["families"] and tuple(stage["families"])}) for stage in row["stages"]
-        )
+        def stage(row: dict[str, Any]) -> Stage:
+            values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
+            return Stage(**values)
+
+        stages = tuple(map(stage, row["stages"]))
         return cls(stages, row["factor"], tuple(row["step_seconds"]))
 
 

@@ -26,7 +26,7 @@ from handscroll.model.footprint import require, training_bytes
 from handscroll.model.initialization import look_back
 from handscroll.recipes import material as texts
 from handscroll.recipes.comparison import Reading, compare
-from handscroll.recipes.curriculum import CORPUS_STAGES, STAGES, WINDOW, Curriculum, Stage
+from handscroll.recipes.curriculum import STAGES, WINDOW, Curriculum, Stage
 from handscroll.recipes.events import Advance, Event, Finished, Said
 from handscroll.recipes.findings import make_report, make_result, next_commands, read_log
 from handscroll.recipes.folders import load_folder, save_folder
@@ -46,6 +46,8 @@ SMALLEST_WINDOW = 64
 FEWEST_WINDOWS = 4
 # Of a longer corpus its beginning is enough to learn a vocabulary.
 TOKENIZER_CHARACTERS = 4_000_000
+# Of the chronicle that the vocabulary is learnt from, one part in so many is also read while training.
+TEXT_SHARE = 4
 # Below this share of the curriculum's steps some skill may not be learnt.
 ENOUGH = 0.5
 
@@ -69,7 +71,6 @@ class Scale:
     """What is the same for every quickstart; tests make it smaller."""
 
     stages: tuple[Stage, ...] = STAGES
-    corpus_stages: tuple[Stage, ...] = CORPUS_STAGES
     vocabulary: int = 4096
     vocabulary_tokens: int = 1_000_000
     width: int = 128
@@ -229,8 +230,8 @@ class _Run:
     def _plan(self, tokenizer: Tokenizer, material: Material) -> Generator[Event, None, Plan]:
         path = self.out / PLAN
         if not path.is_file():
-            stages = self.scale.corpus_stages if material.training else self.scale.stages
-            curriculum = self._curriculum([stage.fitted(self.options.window) for stage in stages], tokenizer, material)
+            stages = [stage.fitted(self.options.window) for stage in self.scale.stages]
+            curriculum = self._curriculum(stages, tokenizer, material)
             steps: list[float] = []
             with self._timed("plan"):
                 for event in measure_steps(
@@ -275,7 +276,11 @@ class _Run:
         yield Finished(result, next_commands(self.out, self.out / MODEL, document, result["settings"], results))
 
     def _curriculum(self, stages: Any, tokenizer: Tokenizer, material: Material) -> Curriculum:
-        return Curriculum(stages, tokenizer, material.excerpts, self.options.seed, tuple(material.training.values()))
+        seed, own = self.options.seed, tuple(material.training.values())
+        if not own:
+            tokens = self.scale.vocabulary_tokens // TEXT_SHARE
+            own = (texts.training_chronicle(seed, material.document.languages, tokens),)
+        return Curriculum(stages, tokenizer, material.excerpts, seed, own)
 
     def _models(self, tokenizer: Tokenizer) -> dict[str, Transformer]:
         config = self.scale.config(tokenizer.vocab_size, self.options.window)

@@ -166,8 +166,9 @@ class Writer:
 
     def _context(self, facts: Sequence[Fact], stage: Stage, rng: random.Random) -> list[Sentence]:
         sentences = []
+        fillers = rng.choice((0.0, FILLERS))
         for fact in facts:
-            while rng.random() < FILLERS:
+            while rng.random() < fillers:
                 sentences.append(Sentence(self.excerpts.draw(rng)))
             is_verbatim = rng.random() < stage.verbatim
             sentences.append(Sentence(answer_sentence(fact) if is_verbatim else fact_sentence(fact, rng), fact))
@@ -176,10 +177,12 @@ class Writer:
     def _surround(self, sentences: list[Sentence], number: int, rng: random.Random) -> None:
         """Adds others' facts and fillers at random places until there are `number` sentences (mutates)."""
         taken = {sentence.fact.subject for sentence in sentences if sentence.fact}
+        # What a memory retrieves resembles what is asked for: mostly others of whom the same is said.
+        relations = sorted({sentence.fact.relation for sentence in sentences if sentence.fact})
         while len(sentences) < number:
             text = self.excerpts.draw(rng)
             if rng.random() < FACTS_AROUND and (name := self.names.draw(rng)) not in taken:
-                text = fact_sentence(draw_fact(rng.choice(list(RELATIONS)), name, rng, self.names), rng)
+                text = fact_sentence(draw_fact(rng.choice(relations), name, rng, self.names), rng)
             sentences.insert(rng.randrange(len(sentences) + 1), Sentence(text))
 
     def _turns(self, asked: Sequence[Fact], rng: random.Random) -> list[Turn]:
@@ -238,4 +241,4 @@ def _filled(blocks: Sequence[Sequence[int]], needed: set[int], room: int, rng: r
 
 def _relations(stage: Stage, rng: random.Random) -> list[str]:
     every = list(RELATIONS)
-    return every if stage.relations is None else rng.sample(every, stage.relations)
+    return rng.sample(every, rng.choice(stage.relations)) if stage.relations else every

@@ -1,6 +1,6 @@
 """The chronicle: a synthetic world in English and Chinese, with exact ground truth for any length and seed.
 
-It is the wind tunnel of the project: people, places, trades, dates, teachers and events, stated in many wordings and
+It is the wind tunnel of the project: people, places, trades, years, teachers and events, stated in many wordings and
 asked for in others, so that reading far past a training window can be measured without labelling anything.
 
 - `names.py` who exists, and that the people of training and of reading are never the same

@@ -1,16 +1,9 @@
-"""What can be true of a person: the pools of places, trades and events, and the dates.
+"""What can be true of a person: the pools of places, trades and events, and the years.
 
 Knows answers only; how a sentence states them is in `relations.py`. Every pool holds at least 50 short entries.
 """
 
 import random
-from calendar import monthrange
-
-MONTHS = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
-FIRST_YEAR, LAST_YEAR = 1200, 1899
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -52,26 +45,39 @@ TRADES_ZH = _words(
     """
 )
 EVENT_KINDS_EN = ("Revolt", "Flood", "Siege", "Pilgrimage", "Tournament", "Treaty", "Famine", "Expedition")
-EVENT_NAMES_EN = ("Amber", "Salt", "Winter", "Harbour", "Copper", "Lantern", "Raven", "Orchard", "Silver", "Thunder")
+EVENT_NAMES_EN = _words(
+    """
+    Amber Salt Winter Harbour Copper Lantern Raven Orchard Silver Thunder Willow Granite Falcon Velvet Ember
+    Marble Crimson Hollow Iron Linen Meadow Otter Pepper Quarry Rowan Saffron Tallow Umber Walnut Barley
+    Cedar Dapple Feather Ginger Heron Ivory Juniper Kestrel Lilac Mulberry Nettle Opal Poplar Quill Russet
+    Sable Thistle Vesper Wicker Yarrow Zephyr Birch Clover Dragon Flint Garnet Hazel Indigo Jasper Maple
+    """
+)
 EVENT_KINDS_ZH = ("起义", "水患", "之战", "盟会", "远征", "饥荒", "变法", "大典")
-EVENT_NAMES_ZH = ("琥珀", "盐泽", "寒冬", "赤旗", "铜鼓", "灯市", "乌鸦", "果园", "银杏", "雷泽")
+EVENT_NAMES_ZH = _words(
+    """
+    琥珀 盐泽 寒冬 赤旗 铜鼓 灯市 乌鸦 果园 银杏 雷泽 丹霞 苍松 碧潭 紫藤 墨竹 霜叶 星河 月台 风车 云梯
+    火井 土垒 木栅 金锁 玉带 珍珠 珊瑚 玛瑙 翡翠 绸缎 麻布 葛藤 芦苇 蒲扇 荷灯 菊酒 兰舟 梅雨 桂花 槐荫
+    榆钱 柏林 楠木 樟脑 椒房 姜汤 蒜市 葱岭 瓜田 豆棚 麦浪 稻香 粟仓 黍酒 鹰嘴 鹤鸣 狐穴 狼烟 熊罴 豹韬
+    """
+)
+FIRST_YEAR, LAST_YEAR = 700, 899
 
 
-def _products(names: tuple[str, ...], kinds: tuple[str, ...], joint: str) -> tuple[str, ...]:
-    return tuple(f"{name}{joint}{kind}" for name in names for kind in kinds)
+def _events(names: tuple[str, ...], kinds: tuple[str, ...], joint: str) -> tuple[str, ...]:
+    """One event a name: its first word says which, so that the rest of an answer follows from its beginning."""
+    return tuple(f"{name}{joint}{kinds[number % len(kinds)]}" for number, name in enumerate(names))
 
 
 TOWNS = {"en": TOWNS_EN, "zh": TOWNS_ZH}
 TRADES = {"en": TRADES_EN, "zh": TRADES_ZH}
 EVENTS = {
-    "en": _products(EVENT_NAMES_EN, EVENT_KINDS_EN, " "),
-    "zh": _products(EVENT_NAMES_ZH, EVENT_KINDS_ZH, ""),
+    "en": _events(EVENT_NAMES_EN, EVENT_KINDS_EN, " "),
+    "zh": _events(EVENT_NAMES_ZH, EVENT_KINDS_ZH, ""),
 }
 
 
-def draw_date(lang: str, rng: random.Random) -> str:
-    """A full date of the chronicle's seven centuries: "3 May 1642", "1642年5月3日"."""
+def draw_year(lang: str, rng: random.Random) -> str:
+    """A year of the chronicle's two centuries: "842", in Chinese "842年"."""
     year = rng.randint(FIRST_YEAR, LAST_YEAR)
-    month = rng.randint(1, 12)
-    day = rng.randint(1, monthrange(year, month)[1])
-    return f"{day} {MONTHS[month - 1]} {year}" if lang == "en" else f"{year}年{month}月{day}日"
+    return str(year) if lang == "en" else f"{year}年"

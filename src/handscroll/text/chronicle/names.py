@@ -5,10 +5,11 @@ Knows which names exist, and that training and reading never share one. Leaves t
 The split is a property of the name itself: a stable hash of it decides between "train" and "read", so the two are
 disjoint for any seeds, lengths and releases. Beyond that, no name may occur inside another of the other split:
 
-- English: first and last name, ASCII letters, no word of an answer (April, Amber, York); no last name begins
+- English: first and last name, ASCII letters, no word of an answer (Amber, York); no last name begins
   with another (Johns, Johnson).
 - Chinese: a surname and one or two given characters; no given character is also a surname, and surname plus first
-  given character decide both the split and the length, so no name is the beginning of another (王伟, 王伟明).
+  given character decide both the split and the length, so no name is the beginning of another (王伟, 王伟明); no
+  surname that makes a name with what stands beside it in a sentence (于 in 降于东湖).
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from typing import Literal, NamedTuple
 from faker.providers.person.en_US import Provider as English
 from faker.providers.person.zh_CN import Provider as Chinese
 
-from handscroll.text.chronicle.answers import EVENT_KINDS_EN, EVENT_NAMES_EN, MONTHS, TOWNS_EN
+from handscroll.text.chronicle.answers import EVENT_KINDS_EN, EVENT_NAMES_EN, TOWNS_EN
 
 Language = Literal["en", "zh"]
 Split = Literal["train", "read"]
@@ -33,6 +34,8 @@ SPLITS: tuple[Split, ...] = ("train", "read")
 COMMON_SURNAMES = 150
 COMMON_FAMILIES = 560
 COMMON_GIVEN = 400
+# Sentences hold 于东湖, 关东 and 安静, which would read as somebody's names.
+AMBIGUOUS_SURNAMES = "于关安"
 # Of 256 hash values: below the first bound the name is for reading, and Chinese names use another byte for the length.
 READ_SHARE = 128
 SHORT_SHARE = 64
@@ -144,7 +147,7 @@ def split_of(stem: str) -> tuple[Split, bool]:
 def name_parts(lang: str) -> NameParts:
     """Surnames and given names of a language, in a fixed order."""
     if lang == "en":
-        taken = {*MONTHS, *TOWNS_EN, *EVENT_NAMES_EN, *EVENT_KINDS_EN}
+        taken = {*TOWNS_EN, *EVENT_NAMES_EN, *EVENT_KINDS_EN}
         families = [name for name in English.last_names if re.fullmatch("[A-Z][a-z]+", name) and name not in taken]
         families = [name for name in families if not any(name != o and name.startswith(o) for o in families)]
         # Families are listed by how common they are, given names alphabetically with their share.
@@ -152,5 +155,6 @@ def name_parts(lang: str) -> NameParts:
         given = [name for name in given if re.fullmatch("[A-Z][a-z]+", name) and name not in {*taken, *families}]
         return NameParts(tuple(dict.fromkeys(families))[:COMMON_FAMILIES], tuple(given[:COMMON_GIVEN]))
     characters = tuple(dict.fromkeys("".join(Chinese.first_names)))
-    surnames = [name for name in Chinese.last_names if len(name) == 1 and name not in characters]
+    taken = {*characters, *AMBIGUOUS_SURNAMES}
+    surnames = [name for name in Chinese.last_names if len(name) == 1 and name not in taken]
     return NameParts(tuple(dict.fromkeys(surnames[:COMMON_SURNAMES])), characters)

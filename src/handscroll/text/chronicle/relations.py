@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from handscroll.text.chronicle.answers import EVENTS, TOWNS, TRADES, draw_date
+from handscroll.text.chronicle.answers import EVENTS, TOWNS, TRADES, draw_year
 from handscroll.text.chronicle.names import Names
 from handscroll.text.chronicle.wordings import (
-    BIRTH_DATE_EN,
-    BIRTH_DATE_ZH,
+    BIRTH_YEAR_EN,
+    BIRTH_YEAR_ZH,
     BIRTHPLACE_EN,
     BIRTHPLACE_ZH,
     EVENT_EN,
@@ -54,8 +54,8 @@ class Statement(NamedTuple):
     answer_start: int
 
 
-def _date(lang: str, rng: random.Random, names: Names) -> str:
-    return draw_date(lang, rng)
+def _year(lang: str, rng: random.Random, names: Names) -> str:
+    return draw_year(lang, rng)
 
 
 def _teacher(lang: str, rng: random.Random, names: Names) -> str:
@@ -66,7 +66,7 @@ RELATIONS: dict[str, Relation] = {
     "birthplace": Relation({"en": BIRTHPLACE_EN, "zh": BIRTHPLACE_ZH}, pool=TOWNS),
     "home": Relation({"en": HOME_EN, "zh": HOME_ZH}, pool=TOWNS),
     "trade": Relation({"en": TRADE_EN, "zh": TRADE_ZH}, pool=TRADES),
-    "birth_date": Relation({"en": BIRTH_DATE_EN, "zh": BIRTH_DATE_ZH}, draw=_date),
+    "birth_year": Relation({"en": BIRTH_YEAR_EN, "zh": BIRTH_YEAR_ZH}, draw=_year),
     "teacher": Relation({"en": TEACHER_EN, "zh": TEACHER_ZH}, draw=_teacher),
     "event": Relation({"en": EVENT_EN, "zh": EVENT_ZH}, pool=EVENTS),
 }

@@ -112,35 +112,35 @@ TRADE_ZH = Wording(
     ),
     answer="要说职业，{name}是{answer}。",
 )
-BIRTH_DATE_EN = Wording(
+BIRTH_YEAR_EN = Wording(
     facts=(
-        "According to the family Bible {name} arrived on {answer}.",
-        "The parish bells greeted {name} on {answer}.",
-        "The household gained {name} on {answer} at dawn.",
-        "Proud parents first held {name} on {answer}.",
+        "According to the family Bible {name} arrived in {answer}.",
+        "The parish bells greeted {name} in {answer}.",
+        "The household gained {name} in {answer} at dawn.",
+        "Proud parents first held {name} in {answer}.",
     ),
     questions=(
         "When was {name} born?",
-        "What is the date of birth of {name}?",
-        "On which day did {name} come into the world?",
-        "What day is the birthday of {name}?",
+        "What is the year of birth of {name}?",
+        "In which year did {name} come into the world?",
+        "What year is the birth year of {name}?",
     ),
-    answer="The birth date of {name} was {answer}.",
+    answer="The birth year of {name} was {answer}.",
 )
-BIRTH_DATE_ZH = Wording(
+BIRTH_YEAR_ZH = Wording(
     facts=(
         "族谱记载，{name}降临于{answer}。",
         "庙里的签文写着，{name}啼于{answer}。",
         "父母得了{name}在{answer}。",
-        "家中添了{name}那天，{answer}。",
+        "家中添了{name}那是{answer}。",
     ),
     questions=(
-        "请问{name}出生于哪一天？",
-        "你知道{name}是什么时候生的吗？",
-        "哪一天是{name}的生日？",
-        "该在何日给{name}庆生？",
+        "请问{name}出生于哪一年？",
+        "你知道{name}是哪年生的吗？",
+        "哪一年是{name}的生年？",
+        "该从何年算起{name}的岁数？",
     ),
-    answer="要说生日，{name}是{answer}。",
+    answer="要说生年，{name}是{answer}。",
 )
 TEACHER_EN = Wording(
     facts=(
@@ -162,7 +162,7 @@ TEACHER_ZH = Wording(
         "少年时，{name}跟着{answer}读了七年书。",
         "一身本领，{name}得自{answer}。",
         "每天清早，{name}去听{answer}讲学。",
-        "那年，{name}拜{answer}学艺。",
+        "那年，{name}投奔{answer}学艺。",
     ),
     questions=("请问{name}师从何人？", "谁是{name}的老师？", "是谁教导过{name}？", "当初{name}拜在哪位门下？"),
     answer="要说老师，{name}是{answer}。",
