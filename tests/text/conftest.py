@@ -34,4 +34,8 @@ def isolated_2048(chronicle_texts: list[str]) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def isolated_4096(chronicle_texts: list[str]) -> Tokenizer:
-    return Tokenizer.train(chronicle_texts, 4096, han="isolated")
+    """A short chronicle has too few words for so large a vocabulary."""
+    more = write_document(2, ("en", "zh"), 400_000, split="train").text
+    tokenizer = Tokenizer.train([*chronicle_texts, more], 4096, han="isolated")
+    assert tokenizer.vocab_size == 4096
+    return tokenizer
