@@ -68,7 +68,7 @@ def test_a_limit_stops_reading_and_asks_no_later_question(
 def test_shares_are_those_of_the_greatest_length_and_window_shares_those_of_all(
     model: Transformer, tokenizer: Tokenizer, ids: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At 1,000 tokens 4 beyond, all wrong; at 2,000 right: en 2 of 3 (one of them beyond), zh 0 of 1; extra: 1 of 1 inside."""
+    """At 1,000 tokens 4 beyond, all wrong; at 2,000 en 2 of 3 (one beyond), zh 0 of 1; extra: 1 of 1 inside."""
 
     def probe(lang: str, length: int, right: bool, beyond: bool, extra: bool = False) -> tuple[Probe, Outcome]:
         asked = Probe(f"{lang}", lang, "?", ("a",), ("a",), "trade", "s", 0, 5, length, extra)
