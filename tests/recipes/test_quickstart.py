@@ -290,6 +290,15 @@ def test_a_budget_becomes_steps_once() -> None:
     assert type(half).from_json(json.loads(json.dumps(half.to_json()))) == half
 
 
+def test_short_of_time_the_skills_keep_their_steps_and_the_questions_get_fewer() -> None:
+    stages = [Stage("skill", "spans", 100, 4, 32), Stage("ask", "questions", 100, 4, 64, 2)]
+    plan = make_plan(stages, [0.1, 0.3], 25.0)
+    assert [stage.steps for stage in plan.stages] == [100, 50]
+    assert plan.factor == 0.5
+    assert plan.seconds == 25.0
+    assert [stage.steps for stage in make_plan(stages, [0.1, 0.3], 4.0).stages] == [10, 10]
+
+
 def test_too_little_time_is_said(tmp_path: Path) -> None:
     for event in run(tmp_path / "run", minutes=1e-4):
         if isinstance(event, Said) and "recall may suffer" in event.text:

@@ -17,11 +17,13 @@ from handscroll.training import Objective, Trainer, TrainOptions
 from handscroll.training.allocator import keep_freed_memory
 
 WARM_STEPS, MEASURED_STEPS = 1, 2
+# A smaller share of the questions' steps is not worth keeping the others whole.
+FEWEST_QUESTIONS = 0.1
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages with the steps that they get: `factor` times those of the full curriculum."""
+    """The stages with the steps that they get: the questions `factor` times those of the full curriculum."""
 
     stages: tuple[Stage, ...]
     factor: float
@@ -50,10 +52,23 @@ class Plan:
 
 
 def make_plan(stages: Sequence[Stage], step_seconds: Sequence[float], budget: float) -> Plan:
-    """All steps where `budget` seconds are enough, else the same share of every stage's."""
-    needed = sum(stage.steps * each for stage, each in zip(stages, step_seconds, strict=True))
-    factor = min(1.0, budget / needed)
-    fewer = tuple(replace(stage, steps=max(1, round(factor * stage.steps))) for stage in stages)
+    """All steps where `budget` seconds are enough; else fewer steps of questions, and only then fewer of everything.
+
+    A skill that the questions stand on is there or not: with three quarters of its steps nothing later is learnt.
+    """
+    costs = [stage.steps * each for stage, each in zip(stages, step_seconds, strict=True)]
+    questions = sum(cost for stage, cost in zip(stages, costs, strict=True) if stage.kind == "questions")
+    skills = sum(costs) - questions
+    factor = min(1.0, (budget - skills) / questions) if questions else 0.0
+    only_questions = factor >= FEWEST_QUESTIONS
+    if not only_questions:
+        factor = min(1.0, budget / sum(costs))
+    fewer = tuple(
+        replace(stage, steps=max(1, round(factor * stage.steps)))
+        if stage.kind == "questions" or not only_questions
+        else stage
+        for stage in stages
+    )
     return Plan(fewer, factor, tuple(step_seconds))
 
 
