@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from handscroll.cli import app
 from handscroll.recipes import comparison, material, quickstart
-from handscroll.recipes.curriculum import STAGES, Stage
+from handscroll.recipes.curriculum import STAGES, Curriculum, Stage
 from handscroll.recipes.documents import opening
 from handscroll.recipes.events import Advance, Event, Finished, Said
 from handscroll.recipes.folders import load_folder
