@@ -23,7 +23,6 @@ from safetensors.torch import load_file
 from handscroll.cli import app
 from handscroll.recipes import comparison, material, quickstart
 from handscroll.recipes.curriculum import STAGES, Curriculum, Stage
-from handscroll.recipes.documents import opening
 from handscroll.recipes.events import Advance, Event, Finished, Said
 from handscroll.recipes.folders import load_folder
 from handscroll.recipes.plan import make_plan
@@ -127,7 +126,7 @@ def test_files_and_figures(events_and_folder: tuple[list[Event], Path]) -> None:
     assert {"tokenizer", "document", "plan", "training", *POLICIES} == result["seconds"].keys()
     model, tokenizer = load_folder(out / "model")
     assert model.config.max_positions == OPTIONS.window
-    assert opening(tokenizer) == [tokenizer.bos_id]
+    assert tokenizer.opening_ids == [tokenizer.bos_id]
     names = {path.name for path in out.rglob("*")}
     assert not [name for name in names if name.startswith(".") or name.endswith(".tmp")]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from handscroll.recipes.documents import document_rows, opening
+from handscroll.recipes.documents import document_rows
 from handscroll.recipes.folders import load_folder
 from handscroll.recipes.reading import read_recipe
 from handscroll.recipes.train import prepare, train
@@ -112,7 +112,7 @@ def test_epochs_are_whole_passes(epochs: float, window: int, recipe: dict[str, A
 def test_documents_begin_and_end_as_the_tokenizer_says(corpus: Path) -> None:
     tokenizer = Tokenizer.train(read_texts(corpus), 300)
     assert tokenizer.bos_id is not None
-    assert opening(tokenizer) == []
+    assert tokenizer.opening_ids == []
     [row] = document_rows([{"text": "fox"}], tokenizer, "causal_lm")
     assert [*row.ids] == [*tokenizer.encode("fox"), tokenizer.eos_id]
     tokenizer.config["add_bos_token"] = True

@@ -186,7 +186,7 @@ class BlockLayer(LayerCache):
         self._lay(row, chosen_KN, slice(last, end))
 
     def _select(self, rows: Sequence[int], query_BHTD: Tensor) -> None:
-        """Adds up what the queries of `rows` ask for and takes each kv head's best blocks (mutates)."""
+        """Adds up what the queries of `rows` ask for and takes the best blocks (mutates)."""
         for row in rows:
             self.rows[row].selected_at = self.rows[row].length
         choosing = [place for place, row in enumerate(rows) if len(self.rows[row].table_N) > self.sizes.blocks]

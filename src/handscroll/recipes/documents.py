@@ -18,7 +18,7 @@ def document_rows(rows: Sequence[Row], tokenizer: Tokenizer, objective: str) -> 
     refuses, and under "sft" for a text, and for a conversation in which the assistant says nothing.
     """
     texts = [row["text"] for row in rows if "text" in row]
-    begin, end = opening(tokenizer), [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    begin, end = tokenizer.opening_ids, [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     encoded = iter(tokenizer.encode_batch(texts))
     return [
         _conversation(number, row, tokenizer, objective)
@@ -26,15 +26,6 @@ def document_rows(rows: Sequence[Row], tokenizer: Tokenizer, objective: str) -> 
         else _text(number, begin + next(encoded) + end, objective)
         for number, row in enumerate(rows, 1)
     ]
-
-
-def opening(tokenizer: Tokenizer) -> list[int]:
-    """The beginning-of-text token, if the tokenizer's own settings put it before every text; often none."""
-    told = tokenizer.config.get("add_bos_token")
-    if tokenizer.bos_id is None or told is False:
-        return []
-    adds = bool(told) or tokenizer._obeying.encode("").ids[:1] == [tokenizer.bos_id]
-    return [tokenizer.bos_id] if adds else []
 
 
 def spoken(row: Row) -> str:

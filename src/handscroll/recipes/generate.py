@@ -18,7 +18,6 @@ from handscroll.generation.engine import CHUNK
 from handscroll.kvcache import BlockMemory, Policy, SlidingWindow, make_policy
 from handscroll.model import Transformer
 from handscroll.model.footprint import kv_bytes, require
-from handscroll.recipes.documents import opening
 from handscroll.text import StreamDecoder, Tokenizer, chat_tokens
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -89,8 +88,8 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt, context: str = "") -> list[
         text = f"{_line(context)}{prompt}" if prompt else context
         if not text:
             raise ValueError("the prompt is empty: give at least one character to continue")
-        return opening(tokenizer) + tokenizer.encode(text)
-    read = opening(tokenizer) + tokenizer.encode(_line(context)) if context else []
+        return tokenizer.opening_ids + tokenizer.encode(text)
+    read = tokenizer.opening_ids + tokenizer.encode(_line(context)) if context else []
     return read + chat_tokens(tokenizer, prompt, add_generation_prompt=True).ids
 
 

@@ -133,6 +133,15 @@ class Tokenizer:
         write_files(folder, {name: [content] for name, content in files.items()})
 
     @property
+    def opening_ids(self) -> list[int]:
+        """The beginning-of-text token, if the tokenizer's own settings put it before every text; often none."""
+        told = self.config.get("add_bos_token")
+        if self.bos_id is None or told is False:
+            return []
+        adds = bool(told) or self._obeying.encode("").ids[:1] == [self.bos_id]
+        return [self.bos_id] if adds else []
+
+    @property
     def chat_template(self) -> str | None:
         """The jinja template of a conversation; of several named ones the default; None if there is none."""
         template = self.config.get("chat_template")

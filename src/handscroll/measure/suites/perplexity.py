@@ -10,7 +10,7 @@ from handscroll.measure.likelihood import PositionCurve
 from handscroll.measure.policies import FULL_LIMIT
 from handscroll.measure.reading import ReadStep, read_document
 from handscroll.measure.results import policy_name
-from handscroll.measure.suites.source import chronicle, opening
+from handscroll.measure.suites.source import chronicle
 from handscroll.measure.suites.suite import Subject, Suite, SuiteStep
 from handscroll.measure.table import Table, Value
 from handscroll.text import read_texts
@@ -69,7 +69,7 @@ def _document(subject: Subject, options: PerplexityOptions) -> list[int]:
         text = "\n".join(read_texts(options.files))
     else:
         text = chronicle(tokenizer, options.tokens, options.languages, options.seed).text
-    ids = [*opening(tokenizer), *tokenizer.encode(text)][: options.tokens]
+    ids = [*tokenizer.opening_ids, *tokenizer.encode(text)][: options.tokens]
     if len(ids) < 2:
         raise ValueError(f"the text has {len(ids)} tokens: perplexity needs at least 2; give a longer text")
     return ids

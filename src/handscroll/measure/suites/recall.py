@@ -13,7 +13,7 @@ from handscroll.kvcache import Full, Policy, describe
 from handscroll.measure.policies import FULL_LIMIT, measure_policy
 from handscroll.measure.probes import Probe, TokenSpans, document_probes
 from handscroll.measure.results import PolicyResult, policy_name
-from handscroll.measure.suites.source import chronicle, opening
+from handscroll.measure.suites.source import chronicle
 from handscroll.measure.suites.suite import Subject, Suite, SuiteStep
 from handscroll.measure.table import Table, Value
 from handscroll.text.chronicle import LANGUAGES
@@ -35,7 +35,7 @@ class RecallOptions:
 def measure(subject: Subject, policies: Sequence[Policy], options: RecallOptions) -> Iterator[SuiteStep | Table]:
     model, tokenizer = subject.model, subject.tokenizer
     document = chronicle(tokenizer, options.tokens, options.languages, options.seed)
-    encoding, first = tokenizer.encode_with_offsets(document.text), opening(tokenizer)
+    encoding, first = tokenizer.encode_with_offsets(document.text), tokenizer.opening_ids
     ids, spans = [*first, *encoding.ids], TokenSpans(encoding.offsets, before=len(first))
 
     def probes(length: int) -> dict[int, list[Probe]]:

@@ -16,9 +16,3 @@ def chronicle(tokenizer: Tokenizer, tokens: int, languages: Sequence[str], seed:
     if tokens < 1:
         raise ValueError(f"tokens={tokens}: a suite reads at least 1 token")
     return write_document(seed, tuple(languages), tokens, measure=lambda text: len(tokenizer.encode(text)))
-
-
-def opening(tokenizer: Tokenizer) -> list[int]:
-    """The beginning-of-text token, if the tokenizer's settings put it before every text; often none."""
-    adds = tokenizer.config.get("add_bos_token", False) and tokenizer.bos_id is not None
-    return [tokenizer.bos_id] if adds and tokenizer.bos_id is not None else []
