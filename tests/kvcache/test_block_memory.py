@@ -13,11 +13,14 @@ from handscroll.kvcache.block_memory import BlockMemoryCache, Sizes
 from handscroll.kvcache.block_selection import claims
 from handscroll.kvcache.layered import PerForward
 from handscroll.kvcache.store import BlockStore
-from handscroll.model import Capture, Layout, ModelConfig, Transformer
+from handscroll.model import Capture, Layout, ModelConfig, RopeOptions, Transformer
 from handscroll.model.position import make_position
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
 CONFIG = ModelConfig(97, 32, 1, HEADS, KV_HEADS, WIDTH, 32, 64)
+# Turns the first of four pairs and hardly the others, so that what they hold scores alike at any distance.
+SLOW = make_position(dataclasses.replace(CONFIG, position=RopeOptions(theta=1e12)))
+TURNING = [0, WIDTH // 2]
 POLICY = BlockMemory(
     blocks=3, block_size=4, sinks=2, window=16, tile=8, representatives=2, reselect=3, reselect_reading=24
 )
@@ -102,7 +105,7 @@ class Reference:
             block_M = [block for block, keys in enumerate(self.representatives[head]) for _ in keys]
             for query_TD in query_HTD[head * 2 : head * 2 + 2]:
                 for age, query_D in enumerate(query_TD.flip(0)):
-                    mass_M = (keys_MD @ query_D / math.sqrt(WIDTH)).softmax(0)
+                    mass_M = (self._mean_scores(keys_MD, query_D) / math.sqrt(WIDTH)).softmax(0)
                     for block, mass in zip(block_M, mass_M.tolist(), strict=True):
                         sums[block] += mass * recency**age
             scores.append(sums)
@@ -115,6 +118,17 @@ class Reference:
         self.scores = scores
         best = sorted(range(self.archived), key=lambda n: -max(row[n] for row in scores))[: self.sizes.blocks]
         self.chosen = [sorted(best) for _ in range(KV_HEADS)]
+
+    def _mean_scores(self, keys_MD: Tensor, query_D: Tensor) -> Tensor:
+        """What each key would score, on average over the slots of retrieved blocks, asked from the last slot."""
+        sizes = self.sizes
+        slots = range(sizes.sinks, sizes.sinks + sizes.blocks * sizes.block)
+        scores = []
+        for slot in slots:
+            at_slot, at_end = (self.position.rotation(torch.tensor([place])) for place in (slot, sizes.attended - 1))
+            key_M1D = self.position.rotate(keys_MD[None, :, None], at_slot)[0]
+            scores.append(key_M1D[:, 0] @ self.position.rotate(query_D[None, None, None], at_end)[0, 0, 0])
+        return torch.stack(scores).mean(0)
 
     def _attend(self, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> Tensor:
         start, sizes = self.key_KSD.shape[1], self.sizes
@@ -173,8 +187,9 @@ def test_a_planted_key_is_found_at_any_depth() -> None:
     """A query equal to one archived key, among 4,000 random ones, retrieves that key's block."""
     generator = torch.Generator().manual_seed(0)
     keys_KSD = torch.randn(KV_HEADS, 4000, WIDTH, generator=generator)
+    keys_KSD[..., TURNING] = 0
     for depth in (100, 2000, 3800):
-        layer = BlockLayer(POLICY, Sizes.of(POLICY, 64), make_position(CONFIG), BlockStore(), 1, PerForward())
+        layer = BlockLayer(POLICY, Sizes.of(POLICY, 64), SLOW, BlockStore(), 1, PerForward())
         planted_KSD = keys_KSD.clone()
         planted_KSD[:, depth] *= 4
         zeros = torch.zeros(1, HEADS, 4000, WIDTH)
@@ -216,10 +231,12 @@ def test_truncation_reaches_back_into_the_archive(model: Transformer) -> None:
 
 def test_the_token_that_asks_looks_up() -> None:
     """With the default options a decoded token chooses blocks by its own query, before it attends."""
-    layer = BlockLayer(BlockMemory(), Sizes.of(BlockMemory(), 64), make_position(CONFIG), BlockStore(), 1, PerForward())
+    layer = BlockLayer(BlockMemory(), Sizes.of(BlockMemory(), 64), SLOW, BlockStore(), 1, PerForward())
     generator = torch.Generator().manual_seed(0)
+    key_1KSD = torch.randn(1, KV_HEADS, 400, WIDTH, generator=generator)
+    key_1KSD[..., TURNING] = 0
     # Of equal norm, so that nothing fits a query better than the key that it is made of.
-    key_1KSD = torch.nn.functional.normalize(torch.randn(1, KV_HEADS, 400, WIDTH, generator=generator), dim=-1)
+    key_1KSD = torch.nn.functional.normalize(key_1KSD, dim=-1)
     layer.attend(torch.zeros(1, HEADS, 400, WIDTH), key_1KSD, key_1KSD, Layout.rows([400]))
     for step, depth in enumerate((200, 101, 302, 53)):
         asking = 50 * key_1KSD[:, :, depth].repeat_interleave(2, 1)[:, :, None]

@@ -180,3 +180,28 @@ def test_config_is_a_value() -> None:
     assert hash(CONFIG) == hash(dataclasses.replace(CONFIG))
     with pytest.raises(dataclasses.FrozenInstanceError):
         CONFIG.width = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("kind", ["plain", "ragged", "packed"])
+def test_wanted_places_are_those_of_the_whole(kind: str, recompute: bool) -> None:
+    index_BT = torch.arange(9).expand(2, 9)
+    layouts = {
+        "plain": None,
+        "ragged": Layout.rows([9, 6], size=9),
+        "packed": Layout.packed(index_BT, index_BT % 5, index_BT // 5),
+    }
+    model, layout, tokens_BT = make(), layouts[kind], torch.randint(0, 60, (2, 9))
+    model.activation_checkpointing = recompute
+    wanted_BQ = torch.tensor([[8, 2, 5], [0, 4, 4]])
+
+    def results(hidden_BQE: Tensor) -> list[Tensor]:
+        model.zero_grad()
+        hidden_BQE.sin().sum().backward()
+        return [hidden_BQE.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    rows = torch.arange(2)[:, None]
+    whole = results(model.hidden(tokens_BT, layout).last_BTE[rows, wanted_BQ])
+    picked = results(model.hidden(tokens_BT, layout, wanted_BQ=wanted_BQ).last_BTE)
+    for expected, got in zip(whole, picked, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from handscroll.model import Transformer
 from handscroll.training import OBJECTIVES, SFT, CausalLM, Objective, TokenRow
+from handscroll.training.objectives.causal_lm import supervised_places
 
 RNG = torch.Generator()
 MakeModel = Callable[..., Transformer]
@@ -49,6 +50,25 @@ def test_sft_supervises_where_the_mask_says(make_model: MakeModel, make_rows: Ma
     assert term.count == 5 + 3
     expected = sum(by_hand(model, row, np.asarray(row.supervised)) for row in rows)
     torch.testing.assert_close(term.sum, expected, rtol=1e-5, atol=0)
+
+
+def test_few_supervised_places_have_the_loss_of_all(make_model: MakeModel, make_rows: MakeRows) -> None:
+    model, (first, second) = make_model(), make_rows(12, 12)
+    masks = [np.isin(np.arange(12), places) for places in ([3, 11], [1, 2, 7, 8])]
+    rows = [TokenRow(row.ids, mask) for row, mask in zip((first, second), masks, strict=True)]
+    batch = SFT().make_batch([[row] for row in rows], RNG)
+    places_BQ = supervised_places(batch.targets_BT)
+    assert places_BQ is not None
+    assert places_BQ.shape == (2, 4)
+    assert places_BQ[1].tolist() == [0, 1, 6, 7]
+    term = SFT().loss({"model": model}, batch).terms["likelihood"]
+    expected = sum(by_hand(model, row, mask) for row, mask in zip(rows, masks, strict=True))
+    assert term.count == 6
+    torch.testing.assert_close(term.sum, expected, rtol=1e-5, atol=0)
+
+
+def test_mostly_supervised_rows_are_taken_whole() -> None:
+    assert supervised_places(torch.ones(2, 8, dtype=torch.int64)) is None
 
 
 def test_options_reach_the_batch(make_rows: MakeRows) -> None:

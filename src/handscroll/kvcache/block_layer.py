@@ -55,6 +55,7 @@ class BlockLayer(LayerCache):
         self.represent = REPRESENTATIVES[options.representative]
         self.needs_weights = options.representative == "attended"
         self.rows = [Row() for _ in range(rows)]
+        # A row of its tables for each slot, which is also a rotation for each distance.
         self.rotation = position.rotation(torch.arange(sizes.attended))
         # Queries of decoded tokens since the last selection.
         self.pending: list[Tensor] = []
@@ -194,6 +195,7 @@ class BlockLayer(LayerCache):
             return
         if len(choosing) < len(rows):
             query_BHTD = query_BHTD[choosing]
+        query_BHTD = self.position.rotate(query_BHTD, self._rotation_over_distances())
         add_claims([self.rows[rows[place]] for place in choosing], query_BHTD, self.store, self.options.recency)
         for row in (rows[place] for place in choosing):
             state = self.rows[row]
@@ -224,6 +226,16 @@ class BlockLayer(LayerCache):
 
     def _rotation_at(self, first: int, last: int) -> Rotation:
         return Rotation(self.rotation.cosine[first:last], self.rotation.sine[first:last])
+
+    def _rotation_over_distances(self) -> Rotation:
+        """The mean of the rotations from each slot of a retrieved block to the last slot of a full window.
+
+        A query turned by it and an unrotated key have, in one product, the mean score that the key would get in those
+        slots: what RoPE turns many times within the window cancels out, what it hardly turns counts.
+        """
+        nearest = self.sizes.window + self.sizes.tile
+        distances = slice(nearest, nearest + self.sizes.blocks * self.sizes.block)
+        return Rotation(*(table[distances].mean(dim=0, keepdim=True) for table in self.rotation))
 
     def trace(self, row: int) -> list[list[int]]:
         """For each kv head, the first token of every block that the row now attends to."""

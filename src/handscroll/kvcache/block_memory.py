@@ -6,7 +6,7 @@ blocks that matter. A query attends to
     [ sinks | retrieved blocks, in the order of the text | local window ]
 
 laid side by side from position 0, so that the model never sees a distance it was not trained on. Keys are held
-unrotated and rotated at their slot; block scores compare unrotated queries with unrotated keys.
+unrotated and rotated at their slot; a block's score is a mean over the distances at which retrieved blocks stand.
 
 This file holds the options, the sizes that follow from them, and the cache; `block_layer.py` reads and decodes,
 `block_selection.py` scores blocks, `representatives.py` says what a block is scored by.
@@ -40,7 +40,7 @@ class BlockMemory:
     window: int | None = None
     tile: int | None = None
     representative: str = "key_contrast"
-    representatives: int = 4
+    representatives: int = 8
     recency: float = 0.5
     reselect: int = 1
     reselect_reading: int = 512

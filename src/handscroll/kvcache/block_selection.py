@@ -5,8 +5,8 @@ like everything beats one that is exactly what was asked for. Here a query's cla
 the block's representatives would get, softmax over all archived representatives, and a query counts less the older it
 is: what is looked up is what the text asks for now.
 
-`claims` is a pure function of tensors, `add_claims` keeps the running sums of rows. Queries and representatives are
-unrotated.
+`claims` is a pure function of tensors, `add_claims` keeps the running sums of rows. Representatives are unrotated,
+queries turned as the layer has it.
 
 Letters: B rows, T tokens, H heads, K kv heads, G heads per kv head, D head width, N blocks, R representatives of a
 block, M = N * R representatives, Q = B * G * T queries of one kv head.

@@ -3,7 +3,7 @@
 Lengths are per row everywhere. `index_BT` alone decides what comes before what; `positions_BTP` is only what position
 encodings see, so a policy may move a key without making it visible earlier or later.
 
-Letters: B batch, T tokens, S keys, P position axes.
+Letters: B batch, T tokens, Q tokens that are picked of a row, S keys, P position axes, F features.
 """
 
 from __future__ import annotations
@@ -78,14 +78,29 @@ class Layout:
             and all(length == self.index_BT.shape[1] for length in lengths)
         )
 
-    def mask(self) -> Tensor | None:
-        """Who sees whom within this forward: (B, 1, T, T) boolean, or None where plain causality says it all."""
-        if self.document_BT is None and self.is_uniform:
+    def mask(self, wanted_BQ: Tensor | None = None) -> Tensor | None:
+        """Who sees whom within this forward: (B, 1, T, T) boolean, or None where plain causality says it all.
+
+        With `wanted_BQ` only these places of each row look: (B, 1, Q, T).
+        """
+        if self.document_BT is None and self.is_uniform and wanted_BQ is None:
             return None
-        mask_BTS = visible(self.index_BT, self.index_BT)
-        if self.document_BT is not None:
-            mask_BTS &= self.document_BT[:, :, None] == self.document_BT[:, None, :]
-        return mask_BTS[:, None]
+        looking = self if wanted_BQ is None else self.pick(wanted_BQ)
+        mask_BQS = visible(looking.index_BT, self.index_BT)
+        if looking.document_BT is not None and self.document_BT is not None:
+            mask_BQS &= looking.document_BT[:, :, None] == self.document_BT[:, None, :]
+        return mask_BQS[:, None]
+
+    def pick(self, wanted_BQ: Tensor) -> Layout:
+        """Where the tokens at these places of each row stand."""
+        document_BQ = None if self.document_BT is None else self.document_BT.gather(1, wanted_BQ)
+        positions_BQP = pick(self.positions_BTP, wanted_BQ)
+        return Layout(self.index_BT.gather(1, wanted_BQ), positions_BQP, document_BQ, self.capture)
+
+
+def pick(x_BTF: Tensor, wanted_BQ: Tensor) -> Tensor:
+    """(B, Q, F): the features at these places of each row."""
+    return x_BTF.gather(1, wanted_BQ[..., None].expand(-1, -1, x_BTF.shape[-1]))
 
 
 def visible(query_index_BT: Tensor, key_index_BS: Tensor) -> Tensor:

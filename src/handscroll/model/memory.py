@@ -77,15 +77,20 @@ class CachePolicy(Protocol):
 
 
 class DirectMemory:
-    """Attention among the forward's own tokens. Stateless, so one instance serves all layers and any recomputation."""
+    """Attention among the forward's own tokens. Stateless, so one instance serves all layers and any recomputation.
 
-    def __init__(self, position: Position, layout: Layout):
+    `wanted_BQ`: queries come from these places of each row only, keys and values from all.
+    """
+
+    def __init__(self, position: Position, layout: Layout, wanted_BQ: Tensor | None = None):
         self.position = position
-        self.rotation = position.rotation(layout.positions_BTP[..., 0])
-        self.mask_B1TS = layout.mask()
+        self.rotation = self.query_rotation = position.rotation(layout.positions_BTP[..., 0])
+        if wanted_BQ is not None:
+            self.query_rotation = position.rotation(layout.pick(wanted_BQ).positions_BTP[..., 0])
+        self.mask_B1TS = layout.mask(wanted_BQ)
 
     def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended:
-        query_BHTD = self.position.rotate(query_BHTD, self.rotation)
+        query_BHTD = self.position.rotate(query_BHTD, self.query_rotation)
         key_BKTD = self.position.rotate(key_BKTD, self.rotation)
         causal = self.mask_B1TS is None
         if layout.capture.weights:

@@ -1,6 +1,6 @@
 """The one network. Every architecture is a `ModelConfig` of it; a cache, if given, is its memory of earlier tokens.
 
-Letters: B batch, T tokens, E model width, V vocabulary.
+Letters: B batch, T tokens, Q tokens of a row whose hidden states are wanted, E model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.families import Source
 from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.initialization import initialize
-from handscroll.model.layout import Layout
+from handscroll.model.layout import Layout, pick
 from handscroll.model.memory import Cache, DirectMemory, LayerMemory
 from handscroll.model.norm import NORMS
 from handscroll.model.position import make_position
 
 
 class Hidden(NamedTuple):
-    """Hidden states after the final norm; per layer, on request, its output and its attention weights."""
+    """Hidden states after the final norm, of all tokens or of those that were wanted (B, Q, E).
+
+    Per layer, on request, its output and its attention weights.
+    """
 
     last_BTE: Tensor
     layers: tuple[Tensor, ...] = ()
@@ -43,9 +46,14 @@ class Block(nn.Module):
         self.feedforward_norm = norm(config.width, config.norm_eps)
         self.feedforward = chosen("feedforward", config.feedforward, FEEDFORWARDS)(config)
 
-    def forward(self, x_BTE: Tensor, memory: LayerMemory, layout: Layout) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, wanted_BQ: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T, E) in and out; with `wanted_BQ` (B, Q, E) out: the other tokens give only their keys and values."""
         normed_BTE, _ = self.attention_norm(x_BTE, layout)
-        attended_BTE, weights_BHTS = self.attention(normed_BTE, memory, layout)
+        attended_BTE, weights_BHTS = self.attention(normed_BTE, memory, layout, wanted_BQ)
+        if wanted_BQ is not None:
+            x_BTE, layout = pick(x_BTE, wanted_BQ), layout.pick(wanted_BQ)
         x_BTE = x_BTE + attended_BTE
         normed_BTE, _ = self.feedforward_norm(x_BTE, layout)
         fed_BTE, _ = self.feedforward(normed_BTE, layout)
@@ -86,8 +94,19 @@ class Transformer(nn.Module):
         """int64 (B, T) -> logits (B, T, V) in the model's dtype."""
         return self.logits(self.hidden(tokens_BT, layout, cache).last_BTE)
 
-    def hidden(self, tokens_BT: Tensor, layout: Layout | None = None, cache: Cache | None = None) -> Hidden:
-        """Hidden states before the head. With a cache the tokens continue its rows, and it is mutated."""
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        layout: Layout | None = None,
+        cache: Cache | None = None,
+        wanted_BQ: Tensor | None = None,
+    ) -> Hidden:
+        """Hidden states before the head. With a cache the tokens continue its rows, and it is mutated.
+
+        `wanted_BQ` (int64, without a cache): the places in each row whose hidden states are returned, in that order. No
+        layer follows the last one, so that it attends and feeds forward from these places alone.
+        """
+        assert cache is None or wanted_BQ is None, "a cache is given every token's query"
         if layout is None:
             batch, length = tokens_BT.shape
             starts = cache.lengths if cache is not None else None
@@ -97,18 +116,22 @@ class Transformer(nn.Module):
         )
         # A cache is mutated by attention: a block that is recomputed would append its tokens twice.
         recompute = self.activation_checkpointing and torch.is_grad_enabled() and cache is None
+        wanted: list[Tensor | None] = [None] * len(self.layers)
+        if wanted_BQ is not None:
+            wanted[-1] = wanted_BQ
+            memories = [*memories[:-1], DirectMemory(self.position, layout, wanted_BQ)]
         layers, weights = [], []
         x_BTE = self.embedding(tokens_BT)
-        for block, memory in zip(self.layers, memories, strict=True):
+        for block, memory, each_BQ in zip(self.layers, memories, wanted, strict=True):
             if recompute:
-                x_BTE, weights_BHTS = checkpoint(block, x_BTE, memory, layout, use_reentrant=False)
+                x_BTE, weights_BHTS = checkpoint(block, x_BTE, memory, layout, each_BQ, use_reentrant=False)
             else:
-                x_BTE, weights_BHTS = block(x_BTE, memory, layout)
+                x_BTE, weights_BHTS = block(x_BTE, memory, layout, each_BQ)
             if layout.capture.layers:
                 layers.append(x_BTE)
             if weights_BHTS is not None:
                 weights.append(weights_BHTS)
-        last_BTE, _ = self.norm(x_BTE, layout)
+        last_BTE, _ = self.norm(x_BTE, layout if wanted_BQ is None else layout.pick(wanted_BQ))
         return Hidden(last_BTE, tuple(layers), tuple(weights))
 
     def logits(self, hidden_BTE: Tensor) -> Tensor:

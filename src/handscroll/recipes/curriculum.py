@@ -7,7 +7,7 @@ time, each the ground of the next:
 - `mentions`: sentences about a few facts, each stated again and again. What was said of whom must be found by the name.
 - `questions`: facts among fillers, then questions in chat form. Names come from small pools, so that near misses
   abound; at the end windows are made of fragments, as a memory that retrieves blocks presents them.
-- `text`: a text as it is, every token of it to be predicted. It has windows in the stages of questions, lest the
+- `text`: a text as it is, the last part of it to be predicted. It has windows in the stages of questions, lest the
   model unlearn plain text.
 
 Knows the order of stages and that a step's windows are a pure function of (seed, step, micro). Leaves sentences about
@@ -31,6 +31,8 @@ from handscroll.training import TokenRow, Window
 PERIODS = (4, 16)
 # Windows in which nothing can be learnt, such as one that is full before a fact comes again, are drawn again.
 ATTEMPTS = 100
+# Of a window of text one part in so many is predicted: as many tokens as the others' answers have, lest it drown them.
+TEXT_PREDICTED = 4
 
 
 @dataclass(frozen=True)
@@ -163,11 +165,12 @@ class Curriculum:
         return TokenRow(ids, [place > period for place in range(stage.length)])
 
     def _text(self, stage: Stage, rng: random.Random) -> TokenRow:
-        """A stretch of one of the texts, which have equal shares; all of it supervised."""
+        """A stretch of one of the texts, which have equal shares; its last part supervised."""
         ids = rng.choice(self._text_ids)
         start = rng.randrange(max(1, len(ids) - stage.length + 2))
         row = [self.tokenizer.id_of("<|bos|>"), *ids[start : start + stage.length - 1]]
-        return TokenRow(row, [True] * len(row))
+        read = len(row) - max(1, len(row) // TEXT_PREDICTED)
+        return TokenRow(row, [place >= read for place in range(len(row))])
 
     @cached_property
     def _text_ids(self) -> list[list[int]]:

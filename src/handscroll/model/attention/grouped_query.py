@@ -1,6 +1,6 @@
 """Grouped-query attention (arXiv 2305.13245): K kv heads serve H query heads; K = H is multi-head, K = 1 multi-query.
 
-Letters: B batch, T tokens, E model width, H heads, K kv heads, D head width, S keys.
+Letters: B batch, T tokens, Q tokens that ask, E model width, H heads, K kv heads, D head width, S keys.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from handscroll.model.config import ModelConfig
-from handscroll.model.layout import Layout
+from handscroll.model.layout import Layout, pick
 from handscroll.model.memory import LayerMemory
 
 
@@ -22,12 +22,17 @@ class GroupedQueryAttention(nn.Module):
         self.v = nn.Linear(width, config.num_kv_heads * head_width, bias=bias)
         self.o = nn.Linear(config.num_heads * head_width, width, bias=config.output_bias)
 
-    def forward(self, x_BTE: Tensor, memory: LayerMemory, layout: Layout) -> tuple[Tensor, Tensor | None]:
-        """(B, T, E) in and out; attention weights (B, H, T, S) as well where the layout captures them."""
-        batch, length, _ = x_BTE.shape
-        query_BHTD, key_BKTD, value_BKTD = (
-            projection(x_BTE).view(batch, length, -1, self.head_width).transpose(1, 2)
-            for projection in (self.q, self.k, self.v)
+    def forward(
+        self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, wanted_BQ: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T, E) in and out; attention weights (B, H, T, S) as well where the layout captures them.
+
+        With `wanted_BQ` only these places of each row ask, and the memory expects so: (B, Q, E) out.
+        """
+        asking_BQE = x_BTE if wanted_BQ is None else pick(x_BTE, wanted_BQ)
+        query_BHQD, key_BKTD, value_BKTD = (
+            projection(from_BTE).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+            for projection, from_BTE in ((self.q, asking_BQE), (self.k, x_BTE), (self.v, x_BTE))
         )
-        out_BHTD, weights_BHTS = memory.attend(query_BHTD, key_BKTD, value_BKTD, layout)
-        return self.o(out_BHTD.transpose(1, 2).reshape(batch, length, -1)), weights_BHTS
+        out_BHQD, weights_BHQS = memory.attend(query_BHQD, key_BKTD, value_BKTD, layout)
+        return self.o(out_BHQD.transpose(1, 2).flatten(2)), weights_BHQS

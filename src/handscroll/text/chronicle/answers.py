@@ -1,4 +1,4 @@
-"""What can be true of a person: the pools of places, trades and events, and the years.
+"""What can be true of a person: the pools of towns, streets, trades and events, and the years.
 
 Knows answers only; how a sentence states them is in `relations.py`. Every pool holds at least 50 short entries.
 """
@@ -25,6 +25,23 @@ TOWNS_ZH = _words(
     龙泉 马驿 羊角 牛首 铜陵 铁山 银川 玉门 珠海 盐城 茶亭 酒泉 米仓 花都 柳州 枫桥 桑园 麻城 兰溪 菊潭
     山阴 海宁 江都 湖口 河间 泉州 井冈 池州 关东 寨前 堡子 营口 镇远 乡宁 村北 里仁 巷南 桥头 渡口 滩头
     岛西 峡江 谷城 峰台
+    """
+)
+STREET_KINDS_EN = ("Lane", "Row", "Street", "Court")
+STREET_NAMES_EN = _words(
+    """
+    Anchor Apron Barrel Basket Beacon Bonnet Bottle Bucket Button Cabin Cannon Carpet Castle Chapel Cherry
+    Chimney Coffee Compass Cotton Cradle Crown Curtain Dagger Drum Easel Fiddle Flute Fountain Glove Goblet
+    Hammer Hatchet Helmet Kettle Ladder Locket Mirror Needle Nutmeg Organ Oyster Parrot Pillow Plough Pulpit
+    Ribbon Rudder Saucer Scarlet Shovel Shuttle Sickle Spindle Sugar Tankard Trumpet Turnip Vinegar Violet
+    Wagon Whistle
+    """
+)
+STREET_KINDS_ZH = ("巷", "坊", "弄", "胡同")
+STREET_NAMES_ZH = _words(
+    """
+    锣 磬 笛 箫 弦 砚 笺 帛 锦 棋 瓷 瓮 瓢 壶 杯 盏 碟 筷 炉 灶 窗 帘 榻 枕 席 毯 伞 钗 钏 梭 犁 锄 镰 磨 碾 篓
+    筐 绳 锚 桨 橹 闸 堰 堤 坝 碑 廊 祠 坛 窖 槽 匣 镜 烛 笼 鞍 靴 袍 袖 钮
     """
 )
 TRADES_EN = (
@@ -64,16 +81,20 @@ EVENT_NAMES_ZH = _words(
 FIRST_YEAR, LAST_YEAR = 700, 899
 
 
-def _events(names: tuple[str, ...], kinds: tuple[str, ...], joint: str) -> tuple[str, ...]:
-    """One event a name: its first word says which, so that the rest of an answer follows from its beginning."""
+def _of_kinds(names: tuple[str, ...], kinds: tuple[str, ...], joint: str) -> tuple[str, ...]:
+    """One answer a name: its first word says which, so that the rest of an answer follows from its beginning."""
     return tuple(f"{name}{joint}{kinds[number % len(kinds)]}" for number, name in enumerate(names))
 
 
+STREETS = {
+    "en": _of_kinds(STREET_NAMES_EN, STREET_KINDS_EN, " "),
+    "zh": _of_kinds(STREET_NAMES_ZH, STREET_KINDS_ZH, ""),
+}
 TOWNS = {"en": TOWNS_EN, "zh": TOWNS_ZH}
 TRADES = {"en": TRADES_EN, "zh": TRADES_ZH}
 EVENTS = {
-    "en": _events(EVENT_NAMES_EN, EVENT_KINDS_EN, " "),
-    "zh": _events(EVENT_NAMES_ZH, EVENT_KINDS_ZH, ""),
+    "en": _of_kinds(EVENT_NAMES_EN, EVENT_KINDS_EN, " "),
+    "zh": _of_kinds(EVENT_NAMES_ZH, EVENT_KINDS_ZH, ""),
 }
 
 

@@ -9,7 +9,7 @@ disjoint for any seeds, lengths and releases. Beyond that, no name may occur ins
   with another (Johns, Johnson).
 - Chinese: a surname and one or two given characters; no given character is also a surname, and surname plus first
   given character decide both the split and the length, so no name is the beginning of another (王伟, 王伟明); no
-  surname that makes a name with what stands beside it in a sentence (于 in 降于东湖).
+  character that the chronicle's other words have (于 in 诞于, 东 in 东湖), so that nothing looks like half a name.
 """
 
 import hashlib
@@ -23,7 +23,18 @@ from typing import Literal, NamedTuple
 from faker.providers.person.en_US import Provider as English
 from faker.providers.person.zh_CN import Provider as Chinese
 
-from handscroll.text.chronicle.answers import EVENT_KINDS_EN, EVENT_NAMES_EN, TOWNS_EN
+from handscroll.text.chronicle import fillers, wordings
+from handscroll.text.chronicle.answers import (
+    EVENT_KINDS_EN,
+    EVENT_NAMES_EN,
+    EVENTS,
+    STREET_KINDS_EN,
+    STREET_NAMES_EN,
+    STREETS,
+    TOWNS,
+    TOWNS_EN,
+    TRADES,
+)
 
 Language = Literal["en", "zh"]
 Split = Literal["train", "read"]
@@ -32,10 +43,8 @@ LANGUAGES: tuple[Language, ...] = ("en", "zh")
 SPLITS: tuple[Split, ...] = ("train", "read")
 # Rarer names would spend vocabulary on words and characters that are seen a few times.
 COMMON_SURNAMES = 150
-COMMON_FAMILIES = 560
+COMMON_FAMILIES = 400
 COMMON_GIVEN = 400
-# Sentences hold 于东湖, 关东 and 安静, which would read as somebody's names.
-AMBIGUOUS_SURNAMES = "于关安"
 # Of 256 hash values: below the first bound the name is for reading, and Chinese names use another byte for the length.
 READ_SHARE = 128
 SHORT_SHARE = 64
@@ -147,14 +156,22 @@ def split_of(stem: str) -> tuple[Split, bool]:
 def name_parts(lang: str) -> NameParts:
     """Surnames and given names of a language, in a fixed order."""
     if lang == "en":
-        taken = {*TOWNS_EN, *EVENT_NAMES_EN, *EVENT_KINDS_EN}
+        taken = {*TOWNS_EN, *STREET_NAMES_EN, *STREET_KINDS_EN, *EVENT_NAMES_EN, *EVENT_KINDS_EN}
         families = [name for name in English.last_names if re.fullmatch("[A-Z][a-z]+", name) and name not in taken]
         families = [name for name in families if not any(name != o and name.startswith(o) for o in families)]
         # Families are listed by how common they are, given names alphabetically with their share.
         given = sorted(English.first_names, key=lambda name: -English.first_names[name])
         given = [name for name in given if re.fullmatch("[A-Z][a-z]+", name) and name not in {*taken, *families}]
         return NameParts(tuple(dict.fromkeys(families))[:COMMON_FAMILIES], tuple(given[:COMMON_GIVEN]))
-    characters = tuple(dict.fromkeys("".join(Chinese.first_names)))
-    taken = {*characters, *AMBIGUOUS_SURNAMES}
-    surnames = [name for name in Chinese.last_names if len(name) == 1 and name not in taken]
-    return NameParts(tuple(dict.fromkeys(surnames[:COMMON_SURNAMES])), characters)
+    words = _chinese_words()
+    given = [name for name in dict.fromkeys("".join(Chinese.first_names)) if name not in words]
+    surnames = [name for name in Chinese.last_names if len(name) == 1 and name not in {*words, *given}]
+    return NameParts(tuple(dict.fromkeys(surnames))[:COMMON_SURNAMES], tuple(given))
+
+
+def _chinese_words() -> str:
+    """All that the chronicle writes besides names."""
+    worded = [value for value in vars(wordings).values() if isinstance(value, wordings.Wording)]
+    templates = [template for each in worded for template in (*each.facts, *each.questions, each.answer)]
+    slots = [word for words in fillers.SLOTS["zh"].values() for word in words]
+    return "".join((*templates, *fillers.TEMPLATES["zh"], *slots, *TOWNS["zh"], *STREETS["zh"], *TRADES["zh"], *EVENTS["zh"]))

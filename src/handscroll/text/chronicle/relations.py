@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from handscroll.text.chronicle.answers import EVENTS, TOWNS, TRADES, draw_year
+from handscroll.text.chronicle.answers import EVENTS, STREETS, TOWNS, TRADES, draw_year
 from handscroll.text.chronicle.names import Names
 from handscroll.text.chronicle.wordings import (
     BIRTH_YEAR_EN,
@@ -64,7 +64,7 @@ def _teacher(lang: str, rng: random.Random, names: Names) -> str:
 
 RELATIONS: dict[str, Relation] = {
     "birthplace": Relation({"en": BIRTHPLACE_EN, "zh": BIRTHPLACE_ZH}, pool=TOWNS),
-    "home": Relation({"en": HOME_EN, "zh": HOME_ZH}, pool=TOWNS),
+    "home": Relation({"en": HOME_EN, "zh": HOME_ZH}, pool=STREETS),
     "trade": Relation({"en": TRADE_EN, "zh": TRADE_ZH}, pool=TRADES),
     "birth_year": Relation({"en": BIRTH_YEAR_EN, "zh": BIRTH_YEAR_ZH}, draw=_year),
     "teacher": Relation({"en": TEACHER_EN, "zh": TEACHER_ZH}, draw=_teacher),

@@ -3,9 +3,9 @@
 Knows wordings only; which answers there are is in `answers.py`, and `relations.py` joins the two.
 
 A reader must find a fact by what it says about whom, so a fact and a question share no run of four tokens but the
-name, and mostly no content word; the words right beside the name differ too. In a fact the answer follows the name
-within three words, so that joining the two is within reach of a model of three layers. The answer sentence restates
-relation and subject, so that what follows is a copy from the fact.
+name, and mostly no content word; the words right beside the name differ too. In a fact one or two words lie between
+name and answer, and they are no other relation's, so that joining all three is within reach of a model of three layers.
+The answer sentence restates relation and subject, so that what follows is a copy from the fact.
 """
 
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ class Wording:
 BIRTHPLACE_EN = Wording(
     facts=(
         "As the old registers tell, {name} hails from {answer}.",
-        "Among the pilgrims {name} alone came from {answer} on foot.",
-        "A midwife once brought {name} forth in {answer}.",
-        "Long ago fortune set {name} down at {answer} in a leaking cradle.",
+        "Among the pilgrims {name} sprang from {answer} alone.",
+        "A midwife once brought {name} forth at {answer}.",
+        "Long ago fortune set {name} down near {answer} in a leaking cradle.",
     ),
     questions=(
         "Where was {name} born?",
@@ -45,28 +45,28 @@ BIRTHPLACE_EN = Wording(
 BIRTHPLACE_ZH = Wording(
     facts=(
         "据老人说，{name}来自{answer}。",
-        "村志写道，{name}降于{answer}。",
+        "村志写道，{name}降在{answer}。",
         "产婆说起，{name}落地{answer}的一间小屋。",
-        "正月里，{name}啼哭在{answer}的雪夜。",
+        "听里长讲，{name}出自{answer}的农家。",
     ),
     questions=(
-        "请问{name}出生在哪里？",
+        "请问{name}的家乡在哪里？",
         "你知道{name}是哪里人吗？",
         "哪座城镇是{name}的故乡？",
-        "当初{name}生于何处？",
+        "当初是何处生下{name}？",
     ),
     answer="要说出生地，{name}是{answer}。",
 )
 HOME_EN = Wording(
     facts=(
         "These days {name} dwells in {answer}.",
-        "After many journeys {name} settled at {answer} for good.",
-        "Letters now reach {name} at {answer} every week.",
-        "On market days neighbours meet {name} around {answer}.",
+        "After many journeys {name} settled in {answer} for good.",
+        "Behind green shutters {name} lodges in {answer}.",
+        "On market days neighbours meet {name} along {answer}.",
     ),
     questions=(
         "Where does {name} live?",
-        "In which town is {name} residing at present?",
+        "In which street is {name} residing at present?",
         "What is the current home of {name}?",
         "Which place does {name} call home?",
     ),
@@ -76,10 +76,15 @@ HOME_ZH = Wording(
     facts=(
         "多年漂泊之后，{name}定居{answer}。",
         "邻居们说，{name}搬到{answer}已有几年。",
-        "信差每月找{name}去{answer}送家书。",
-        "如今的{name}常在{answer}的巷子里散步。",
+        "听说入冬以后，{name}借住{answer}的阁楼。",
+        "如今老了，{name}隐居{answer}的小院。",
     ),
-    questions=("请问{name}住在哪里？", "眼下{name}安身何处？", "哪里是{name}的家？", "要拜访{name}该去什么地方？"),
+    questions=(
+        "请问{name}的住处在哪里？",
+        "眼下{name}，安身何处？",
+        "哪里是{name}的家？",
+        "要拜访{name}，该去什么地方？",
+    ),
     answer="要说住处，{name}在{answer}。",
 )
 TRADE_EN = Wording(
@@ -102,13 +107,13 @@ TRADE_ZH = Wording(
         "为了养家，{name}当上{answer}。",
         "行会名册上，{name}登记{answer}。",
         "凭着一双巧手，{name}成了{answer}。",
-        "镇上人人称{name}为{answer}。",
+        "镇上人人都说，{name}做了{answer}。",
     ),
     questions=(
-        "请问{name}靠什么谋生？",
-        "你知道{name}从事哪一行吗？",
+        "请问{name}，靠什么谋生？",
+        "你知道{name}是哪一行的吗？",
         "什么是{name}的本行？",
-        "平日里{name}做何营生？",
+        "平日里{name}，做何营生？",
     ),
     answer="要说职业，{name}是{answer}。",
 )
@@ -129,13 +134,13 @@ BIRTH_YEAR_EN = Wording(
 )
 BIRTH_YEAR_ZH = Wording(
     facts=(
-        "族谱记载，{name}降临于{answer}。",
+        "族谱记载，{name}诞于{answer}。",
         "庙里的签文写着，{name}啼于{answer}。",
-        "父母得了{name}在{answer}。",
-        "家中添了{name}那是{answer}。",
+        "稳婆记得，{name}坠地{answer}。",
+        "邻里送来鸡蛋，{name}满月{answer}。",
     ),
     questions=(
-        "请问{name}出生于哪一年？",
+        "请问{name}，出生于哪一年？",
         "你知道{name}是哪年生的吗？",
         "哪一年是{name}的生年？",
         "该从何年算起{name}的岁数？",
@@ -160,11 +165,11 @@ TEACHER_EN = Wording(
 TEACHER_ZH = Wording(
     facts=(
         "少年时，{name}跟着{answer}读了七年书。",
-        "一身本领，{name}得自{answer}。",
-        "每天清早，{name}去听{answer}讲学。",
+        "一身本领，{name}学自{answer}。",
+        "每天清早，{name}拜见{answer}读书。",
         "那年，{name}投奔{answer}学艺。",
     ),
-    questions=("请问{name}师从何人？", "谁是{name}的老师？", "是谁教导过{name}？", "当初{name}拜在哪位门下？"),
+    questions=("请问{name}，师从何人？", "谁是{name}的老师？", "是谁教导过{name}？", "当初{name}，进了哪位门下？"),
     answer="要说老师，{name}是{answer}。",
 )
 EVENT_EN = Wording(
@@ -186,9 +191,9 @@ EVENT_ZH = Wording(
     facts=(
         "乡亲们都记得，{name}经历{answer}。",
         "说书先生常讲，{name}亲历{answer}。",
-        "石碑上刻着{name}投身{answer}。",
-        "茶客必提{name}与{answer}。",
+        "石碑上刻着，{name}投身{answer}。",
+        "茶客必提，{name}赶上{answer}。",
     ),
-    questions=("请问{name}因何事留名？", "后人为什么纪念{name}？", "哪件大事让{name}出名？", "当时{name}参加了什么？"),
+    questions=("请问{name}，因何事留名？", "后人为什么纪念{name}？", "哪件大事让{name}扬名？", "当时{name}，参加了什么？"),
     answer="要说事迹，{name}是{answer}。",
 )

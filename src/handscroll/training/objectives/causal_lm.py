@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from handscroll.kernels.likelihood import CHUNK, cross_entropy_sum
+from handscroll.kernels.likelihood import CHUNK, IGNORE, cross_entropy_sum
 from handscroll.training.batch import Batch, TokenRow, Window, collate
 from handscroll.training.objectives.objective import Loss, Models, Term
+
+# Above this share of a row's places the last layer is as fast for all of them.
+MOST_PLACES = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,23 @@ class CausalLM:
 
 def token_loss(models: Models, batch: Batch, chunk: int) -> Loss:
     """The likelihood term that every next-token objective shares: supervised targets of `models["model"]`."""
-    model = models["model"]
-    hidden_BTE = model.hidden(batch.tokens_BT, batch.layout).last_BTE
-    total, count = cross_entropy_sum(
-        hidden_BTE.flatten(0, 1), model.output_weight_VE, batch.targets_BT.flatten(), chunk=chunk
-    )
+    model, targets_BT = models["model"], batch.targets_BT
+    wanted_BQ = supervised_places(targets_BT)
+    if wanted_BQ is not None:
+        targets_BT = targets_BT.gather(1, wanted_BQ)
+    hidden_BTE = model.hidden(batch.tokens_BT, batch.layout, wanted_BQ=wanted_BQ).last_BTE
+    total, count = cross_entropy_sum(hidden_BTE.flatten(0, 1), model.output_weight_VE, targets_BT.flatten(), chunk=chunk)
     return Loss({"likelihood": Term(total, count)}, {})
+
+
+def supervised_places(targets_BT: Tensor) -> Tensor | None:
+    """(B, Q): the places of each row's supervised targets; of rows with fewer than others some unsupervised ones too.
+
+    None where most of the longest row is supervised: then leaving places out saves less than it costs.
+    """
+    is_supervised_BT = targets_BT != IGNORE
+    most = int(is_supervised_BT.sum(1).max())
+    if most > MOST_PLACES * targets_BT.shape[1]:
+        return None
+    # A stable sort of booleans: supervised places first, each kind in its order.
+    return is_supervised_BT.sort(dim=1, descending=True, stable=True).indices[:, :most]
