@@ -57,7 +57,8 @@ def test_windows_are_a_pure_function_of_seed_and_step(tokenizer: Tokenizer, name
     for number, row in enumerate(rows(first)):
         assert len(row.ids) == stage.length
         assert row.ids[0] == tokenizer.bos_id
-        assert row.supervised[0] == (number < stage.texts)
+        plain = [False] * (stage.length - stage.length // 4) + [True] * (stage.length // 4)
+        assert (list(row.supervised) == plain) == (number < stage.texts)
     SFT().make_batch(first.windows(0, 0), None)  # type: ignore[arg-type]
 
 
@@ -171,7 +172,7 @@ def test_own_text_is_read_as_it_is_and_stands_between_facts(tokenizer: Tokenizer
     stages = [Stage("text", "text", 1, 4, 64), replace(QUESTIONS[-1], steps=1, texts=0)]
     source = Curriculum(stages, tokenizer, [excerpts], 0, [OWN * 50])
     for row in rows(source, 0):
-        assert all(row.supervised)
+        assert row.supervised == [False] * 48 + [True] * 16
         assert tokenizer.decode(row.ids[2:-1]) in OWN * 50
     for row in rows(source, 1):
         assert re.search("captain closed|Nobody spoke|clock struck", tokenizer.decode(row.ids))

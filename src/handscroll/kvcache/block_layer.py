@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from handscroll.kvcache.block_memory import BlockMemory, Sizes
 
 # Queries of a tile that choose blocks for the `reselect_reading` tokens that follow.
-READING_QUERIES = 8
+READING_QUERIES = 2
 
 
 class Piece(NamedTuple):

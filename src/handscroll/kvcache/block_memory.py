@@ -43,7 +43,7 @@ class BlockMemory:
     representatives: int = 8
     recency: float = 0.5
     reselect: int = 1
-    reselect_reading: int = 512
+    reselect_reading: int = 1024
 
     chunk_invariant = False
 

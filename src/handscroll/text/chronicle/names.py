@@ -174,4 +174,6 @@ def _chinese_words() -> str:
     worded = [value for value in vars(wordings).values() if isinstance(value, wordings.Wording)]
     templates = [template for each in worded for template in (*each.facts, *each.questions, each.answer)]
     slots = [word for words in fillers.SLOTS["zh"].values() for word in words]
-    return "".join((*templates, *fillers.TEMPLATES["zh"], *slots, *TOWNS["zh"], *STREETS["zh"], *TRADES["zh"], *EVENTS["zh"]))
+    return "".join(
+        (*templates, *fillers.TEMPLATES["zh"], *slots, *TOWNS["zh"], *STREETS["zh"], *TRADES["zh"], *EVENTS["zh"])
+    )

@@ -194,6 +194,11 @@ EVENT_ZH = Wording(
         "石碑上刻着，{name}投身{answer}。",
         "茶客必提，{name}赶上{answer}。",
     ),
-    questions=("请问{name}，因何事留名？", "后人为什么纪念{name}？", "哪件大事让{name}扬名？", "当时{name}，参加了什么？"),
+    questions=(
+        "请问{name}，因何事留名？",
+        "后人为什么纪念{name}？",
+        "哪件大事让{name}扬名？",
+        "当时{name}，参加了什么？",
+    ),
     answer="要说事迹，{name}是{answer}。",
 )

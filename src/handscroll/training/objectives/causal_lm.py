@@ -52,7 +52,9 @@ def token_loss(models: Models, batch: Batch, chunk: int) -> Loss:
     if wanted_BQ is not None:
         targets_BT = targets_BT.gather(1, wanted_BQ)
     hidden_BTE = model.hidden(batch.tokens_BT, batch.layout, wanted_BQ=wanted_BQ).last_BTE
-    total, count = cross_entropy_sum(hidden_BTE.flatten(0, 1), model.output_weight_VE, targets_BT.flatten(), chunk=chunk)
+    total, count = cross_entropy_sum(
+        hidden_BTE.flatten(0, 1), model.output_weight_VE, targets_BT.flatten(), chunk=chunk
+    )
     return Loss({"likelihood": Term(total, count)}, {})
 
 
