@@ -203,8 +203,8 @@ def test_a_planted_key_is_found_at_any_depth() -> None:
 
 
 def test_sizes_follow_the_trained_window_and_must_fit_in_it() -> None:
-    assert Sizes.of(BlockMemory(), 512) == Sizes(sinks=32, blocks=6, block=32, window=224, tile=64)
-    assert Sizes.of(BlockMemory(), 512).attended == 512
+    assert Sizes.of(BlockMemory(), 512) == Sizes(sinks=32, blocks=4, block=32, window=160, tile=64)
+    assert Sizes.of(BlockMemory(), 512).attended == 384
     assert Sizes.of(BlockMemory(), 32768).block == 128
     with pytest.raises(ValueError, match=r"sinks 32 \+ blocks 20 x 32 .* trained on 512"):
         Sizes.of(BlockMemory(blocks=20), 512)
@@ -255,7 +255,8 @@ def test_claims_in_pieces_equal_claims_at_once_and_see_only_their_own_rows_block
     pieces_KBN = claims(query_BHTD, representative_KNRD, held_BN, recency, products=200)
     torch.testing.assert_close(pieces_KBN, at_once_KBN)
     mass = 2 * sum(recency**age for age in range(40))
-    torch.testing.assert_close(at_once_KBN.sum(-1), torch.full((KV_HEADS, 3), mass), rtol=1e-5, atol=0)
+    # Queries that count less than a thousandth of the latest are left out.
+    torch.testing.assert_close(at_once_KBN.sum(-1), torch.full((KV_HEADS, 3), mass), rtol=1e-3, atol=0)
     for row, held_N in enumerate(held_BN):
         alone_KN = claims(query_BHTD[row : row + 1], representative_KNRD[:, held_N], None, recency)[:, 0]
         torch.testing.assert_close(at_once_KBN[:, row, held_N], alone_KN)

@@ -24,6 +24,9 @@ from handscroll.kvcache.store import BlockStore
 from handscroll.model.config import ModelConfig
 from handscroll.model.position import Position
 
+# The share of the trained window that is filled unless a local window is given: what is not there confuses nobody.
+FILLED = 0.75
+
 
 @dataclass(frozen=True)
 class BlockMemory:
@@ -34,7 +37,7 @@ class BlockMemory:
     `recency`: what a query counts for the selection relative to the query one token later; 1: all count the same.
     """
 
-    blocks: int = 6
+    blocks: int = 4
     block_size: int | None = None
     sinks: int | None = None
     window: int | None = None
@@ -81,7 +84,7 @@ class Sizes:
         block = options.block_size or max(1, min(128, trained // 16))
         tile = options.tile or max(1, min(64, trained // 8))
         sinks = min(block, trained // 16) if options.sinks is None else options.sinks
-        rest = trained - sinks - options.blocks * block - tile
+        rest = int(FILLED * trained) - sinks - options.blocks * block - tile
         sizes = cls(sinks, options.blocks, block, options.window or max(rest, 1), tile)
         if sizes.attended > trained:
             raise ValueError(

@@ -82,10 +82,10 @@ STAGES = (
     Stage("repetition", "spans", 110, 96, 32),
     Stage("rewording", "mentions", 130, 32, 128, 4, relations=(1,), verbatim=0.4),
     Stage("near misses", "mentions", 40, 32, 128, 6, relations=(1,), verbatim=0.2, families=(3, 8)),
-    Stage("questions", "questions", 80, 32, 128, 2, relations=FEW, families=(2, 8)),
-    Stage("longer questions", "questions", 150, 16, 256, 4, relations=FEW, families=(2, 8), texts=1),
-    Stage("full windows", "questions", 200, 8, WINDOW, 8, relations=FEW, families=(2, 8), texts=1),
-    Stage("retrieved blocks", "questions", 500, 8, WINDOW, 5, relations=FEW, families=(2, 8), fragments=True, texts=1),
+    Stage("questions", "questions", 112, 32, 128, 2, relations=FEW, families=(2, 8)),
+    Stage("longer questions", "questions", 210, 16, 256, 4, relations=FEW, families=(2, 8), texts=1),
+    Stage("full windows", "questions", 280, 8, WINDOW, 8, relations=FEW, families=(2, 8), texts=1),
+    Stage("retrieved blocks", "questions", 700, 8, WINDOW, 8, relations=FEW, families=(2, 8), fragments=True, texts=1),
 )
 
 

@@ -57,7 +57,7 @@ class QuickstartOptions:
     """What the command line takes. `minutes` are for training; `window` and `tokens` count tokens."""
 
     corpus: tuple[Path, ...] = ()
-    minutes: float = 6.0
+    minutes: float = 7.5
     window: int = WINDOW
     tokens: int = 131_072
     seed: int = 0
@@ -82,7 +82,7 @@ class Scale:
         default_factory=lambda: TrainOptions(
             steps=1,
             optimizer=MuonOptions(),
-            schedule=WarmupStableDecay(warmup=20, decay=0.22, final=0.03),
+            schedule=WarmupStableDecay(warmup=20, decay=0.5, final=0.03),
             checkpoint_every=50,
         )
     )

@@ -70,16 +70,6 @@ class Sentence(NamedTuple):
     fact: Fact | None = None
 
 
-class Circle(NamedTuple):
-    """People among whom teachers are found."""
-
-    lang: str
-    people: Sequence[str]
-
-    def draw(self, rng: random.Random) -> str:
-        return rng.choice(self.people)
-
-
 class Turn(NamedTuple):
     """A question with its answer in chat form, and which tokens are supervised: the answer and what ends it."""
 
@@ -172,9 +162,7 @@ class Writer:
         pairs = dict.fromkeys((name, relation) for name in pool for relation in relations)
         while len(pairs) < number:
             pairs |= dict.fromkeys((name, relation) for name in self.names.pool(8, rng) for relation in relations)
-        # Teachers resemble each other and the taught as the taught do: the second half of a name must be looked up too.
-        circle = Circle(self.lang, pool)
-        return [draw_fact(relation, name, rng, circle) for name, relation in rng.sample(list(pairs), number)]
+        return [draw_fact(relation, name, rng, self.names) for name, relation in rng.sample(list(pairs), number)]
 
     def _context(self, facts: Sequence[Fact], stage: Stage, rng: random.Random) -> list[Sentence]:
         sentences = []

@@ -7,9 +7,10 @@ Leaves to others the wordings themselves (`wordings.py`), who the people are (`n
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from handscroll.text.chronicle.answers import EVENTS, STREETS, TOWNS, TRADES, draw_year
+from handscroll.text.chronicle.names import Names
 from handscroll.text.chronicle.wordings import (
     BIRTH_YEAR_EN,
     BIRTH_YEAR_ZH,
@@ -27,22 +28,13 @@ from handscroll.text.chronicle.wordings import (
 )
 
 
-class People(Protocol):
-    """Whom a fact can name besides its subject; `Names` is all of a language and split."""
-
-    @property
-    def lang(self) -> str: ...
-
-    def draw(self, rng: random.Random) -> str: ...
-
-
 @dataclass(frozen=True)
 class Relation:
     """Wordings by language, and one of: `pool`, the possible answers by language; `draw`, which makes one."""
 
     wordings: dict[str, Wording]
     pool: dict[str, tuple[str, ...]] | None = None
-    draw: Callable[[str, random.Random, People], str] | None = None
+    draw: Callable[[str, random.Random, Names], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +54,11 @@ class Statement(NamedTuple):
     answer_start: int
 
 
-def _year(lang: str, rng: random.Random, names: People) -> str:
+def _year(lang: str, rng: random.Random, names: Names) -> str:
     return draw_year(lang, rng)
 
 
-def _teacher(lang: str, rng: random.Random, names: People) -> str:
+def _teacher(lang: str, rng: random.Random, names: Names) -> str:
     return names.draw(rng)
 
 
@@ -90,7 +82,7 @@ def wording(relation: str, lang: str) -> Wording:
     return wordings[lang]
 
 
-def draw_answer(relation: str, lang: str, rng: random.Random, names: People) -> str:
+def draw_answer(relation: str, lang: str, rng: random.Random, names: Names) -> str:
     """A possible answer; teachers are drawn from `names`."""
     wording(relation, lang)
     entry = RELATIONS[relation]
@@ -101,7 +93,7 @@ def draw_answer(relation: str, lang: str, rng: random.Random, names: People) -> 
     return entry.draw(lang, rng, names)
 
 
-def draw_fact(relation: str, subject: str, rng: random.Random, names: People) -> Fact:
+def draw_fact(relation: str, subject: str, rng: random.Random, names: Names) -> Fact:
     """A fact about `subject`, who never teaches themselves."""
     while (answer := draw_answer(relation, names.lang, rng, names)) == subject:
         pass
