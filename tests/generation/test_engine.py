@@ -164,3 +164,15 @@ def test_bad_input_is_refused_before_anything_is_read(
     with pytest.raises(ValueError, match=message):
         next(generate(model, prompts, cache, **{"max_new_tokens": 3, **options}))
     assert cache.lengths == (0,) * rows
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_only_the_last_states_are_those_of_all(model: Transformer, prompts: list[list[int]], policy: str) -> None:
+    whole, last = (make_policy(policy).start(model.config, model.position, len(prompts)) for _ in range(2))
+    pairs = zip(read(model, prompts, whole, 16), read(model, prompts, last, 16, only_last=True), strict=True)
+    for everything, only in pairs:
+        assert only.layout.lengths is not None
+        for row, length in enumerate(only.layout.lengths):
+            if length:
+                torch.testing.assert_close(only.hidden_BTE[row, 0], everything.hidden_BTE[row, length - 1])
+    assert whole.lengths == last.lengths

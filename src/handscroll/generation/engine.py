@@ -20,7 +20,10 @@ CHUNK = 2048
 
 
 class Read(NamedTuple):
-    """Progress of reading: tokens read of each row so far, and the hidden states (B, T, E) of the chunk just read."""
+    """Progress of reading: tokens read of each row so far, and the hidden states of the chunk just read.
+
+    These are (B, T, E), or (B, 1, E) where only the last ones were asked for.
+    """
 
     tokens: int
     total: int
@@ -36,8 +39,13 @@ class Emitted(NamedTuple):
     is_last: bool
 
 
-def read(model: Transformer, prompts: Sequence[Sequence[int]], cache: Cache, chunk: int = CHUNK) -> Iterator[Read]:
-    """Feeds each row's tokens to its row of the cache (mutates), `chunk` at a time; rows may differ in length."""
+def read(
+    model: Transformer, prompts: Sequence[Sequence[int]], cache: Cache, chunk: int = CHUNK, *, only_last: bool = False
+) -> Iterator[Read]:
+    """Feeds each row's tokens to its row of the cache (mutates), `chunk` at a time; rows may differ in length.
+
+    `only_last`: of each chunk only the hidden states of each row's last token in it, (B, 1, E), are computed.
+    """
     _check(prompts, cache, model)
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: at least 1 token is read at a time")
@@ -49,7 +57,8 @@ def read(model: Transformer, prompts: Sequence[Sequence[int]], cache: Cache, chu
         for row, prompt in enumerate(prompts):
             tokens_BT[row, : lengths[row]] = torch.as_tensor(prompt[first : first + chunk])
         with torch.inference_mode():
-            hidden = model.hidden(tokens_BT.to(model.device), layout, cache)
+            wanted_BQ = _last_places(lengths, model.device)[:, None] if only_last else None
+            hidden = model.hidden(tokens_BT.to(model.device), layout, cache, wanted_BQ)
         yield Read(min(first + chunk, total), total, hidden.last_BTE, layout)
 
 
@@ -70,7 +79,7 @@ def generate(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: at least 1")
     last_BE: Tensor | None = None
-    for progress in read(model, prompts, cache, chunk):
+    for progress in read(model, prompts, cache, chunk, only_last=True):
         last_BE = _last_states(progress, last_BE)
     assert last_BE is not None
     sampler = Sampler(sampling, len(prompts))
@@ -94,11 +103,16 @@ def generate(
             last_BE = model.hidden(torch.tensor(picked, device=model.device)[:, None], cache=cache).last_BTE[:, -1]
 
 
+def _last_places(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """(B,): each row's last token; the first place where a row has none."""
+    return torch.tensor([max(length, 1) - 1 for length in lengths], device=device)
+
+
 def _last_states(progress: Read, earlier_BE: Tensor | None) -> Tensor:
     """Each row's hidden state at its last real token, which may stand in an earlier chunk."""
     lengths = progress.layout.lengths
     assert lengths is not None
-    last_BE = progress.hidden_BTE[torch.arange(len(lengths)), torch.tensor(lengths).clamp(min=1) - 1]
+    last_BE = progress.hidden_BTE[:, 0]
     if earlier_BE is None or min(lengths) > 0:
         return last_BE
     is_here_B1 = torch.tensor(lengths, device=last_BE.device)[:, None] > 0

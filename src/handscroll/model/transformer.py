@@ -49,11 +49,16 @@ class Block(nn.Module):
     def forward(
         self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, wanted_BQ: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, T, E) in and out; with `wanted_BQ` (B, Q, E) out: the other tokens give only their keys and values."""
+        """(B, T, E) in and out; with `wanted_BQ` (B, Q, E) out: the other tokens give only their keys and values.
+
+        A cache is asked by all tokens all the same: what it remembers may depend on it.
+        """
         normed_BTE, _ = self.attention_norm(x_BTE, layout)
-        attended_BTE, weights_BHTS = self.attention(normed_BTE, memory, layout, wanted_BQ)
+        asking_BQ = wanted_BQ if isinstance(memory, DirectMemory) else None
+        attended_BTE, weights_BHTS = self.attention(normed_BTE, memory, layout, asking_BQ)
         if wanted_BQ is not None:
             x_BTE, layout = pick(x_BTE, wanted_BQ), layout.pick(wanted_BQ)
+            attended_BTE = attended_BTE if asking_BQ is not None else pick(attended_BTE, wanted_BQ)
         x_BTE = x_BTE + attended_BTE
         normed_BTE, _ = self.feedforward_norm(x_BTE, layout)
         fed_BTE, _ = self.feedforward(normed_BTE, layout)
@@ -103,10 +108,9 @@ class Transformer(nn.Module):
     ) -> Hidden:
         """Hidden states before the head. With a cache the tokens continue its rows, and it is mutated.
 
-        `wanted_BQ` (int64, without a cache): the places in each row whose hidden states are returned, in that order. No
-        layer follows the last one, so that it attends and feeds forward from these places alone.
+        `wanted_BQ` (int64): the places in each row whose hidden states are returned, in that order. No layer follows
+        the last one, so that it feeds forward, and without a cache attends, from these places alone.
         """
-        assert cache is None or wanted_BQ is None, "a cache is given every token's query"
         if layout is None:
             batch, length = tokens_BT.shape
             starts = cache.lengths if cache is not None else None
@@ -119,7 +123,8 @@ class Transformer(nn.Module):
         wanted: list[Tensor | None] = [None] * len(self.layers)
         if wanted_BQ is not None:
             wanted[-1] = wanted_BQ
-            memories = [*memories[:-1], DirectMemory(self.position, layout, wanted_BQ)]
+            if cache is None:
+                memories = [*memories[:-1], DirectMemory(self.position, layout, wanted_BQ)]
         layers, weights = [], []
         x_BTE = self.embedding(tokens_BT)
         for block, memory, each_BQ in zip(self.layers, memories, wanted, strict=True):
