@@ -12,6 +12,7 @@ R representatives.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -195,7 +196,7 @@ class BlockLayer(LayerCache):
             return
         if len(choosing) < len(rows):
             query_BHTD = query_BHTD[choosing]
-        query_BHTD = self.position.rotate(query_BHTD, self._rotation_over_distances())
+        query_BHTD = self.position.rotate(query_BHTD, self._rotation_over_distances)
         add_claims([self.rows[rows[place]] for place in choosing], query_BHTD, self.store, self.options.recency)
         for row in (rows[place] for place in choosing):
             state = self.rows[row]
@@ -227,6 +228,7 @@ class BlockLayer(LayerCache):
     def _rotation_at(self, first: int, last: int) -> Rotation:
         return Rotation(self.rotation.cosine[first:last], self.rotation.sine[first:last])
 
+    @cached_property
     def _rotation_over_distances(self) -> Rotation:
         """The mean of the rotations from each slot of a retrieved block to the last slot of a full window.
 

@@ -102,7 +102,7 @@ def read_document(
     for start, end in pairwise(borders):
         piece = ids[start:end]
         watch = Watch(model.device)
-        (progress,) = read(model, [piece], cache, end - start)
+        (progress,) = read(model, [piece], cache, end - start, only_last=predicted is None)
         seconds, cpu_seconds = watch.stop()
         held = cache.bytes()
         chunks.append(Chunk(start, end, seconds, cpu_seconds, held.device, held.host))

@@ -78,17 +78,17 @@ class Layout:
             and all(length == self.index_BT.shape[1] for length in lengths)
         )
 
-    def mask(self, wanted_BQ: Tensor | None = None) -> Tensor | None:
+    def mask(self, asking: Layout | None = None) -> Tensor | None:
         """Who sees whom within this forward: (B, 1, T, T) boolean, or None where plain causality says it all.
 
-        With `wanted_BQ` only these places of each row look: (B, 1, Q, T).
+        With `asking`, places picked from this layout, only these look: (B, 1, Q, T).
         """
-        if self.document_BT is None and self.is_uniform and wanted_BQ is None:
+        if self.document_BT is None and self.is_uniform and asking is None:
             return None
-        looking = self if wanted_BQ is None else self.pick(wanted_BQ)
-        mask_BQS = visible(looking.index_BT, self.index_BT)
-        if looking.document_BT is not None and self.document_BT is not None:
-            mask_BQS &= looking.document_BT[:, :, None] == self.document_BT[:, None, :]
+        asking = asking or self
+        mask_BQS = visible(asking.index_BT, self.index_BT)
+        if asking.document_BT is not None and self.document_BT is not None:
+            mask_BQS &= asking.document_BT[:, :, None] == self.document_BT[:, None, :]
         return mask_BQS[:, None]
 
     def pick(self, wanted_BQ: Tensor) -> Layout:

@@ -85,9 +85,10 @@ class DirectMemory:
     def __init__(self, position: Position, layout: Layout, wanted_BQ: Tensor | None = None):
         self.position = position
         self.rotation = self.query_rotation = position.rotation(layout.positions_BTP[..., 0])
-        if wanted_BQ is not None:
-            self.query_rotation = position.rotation(layout.pick(wanted_BQ).positions_BTP[..., 0])
-        self.mask_B1TS = layout.mask(wanted_BQ)
+        asking = None if wanted_BQ is None else layout.pick(wanted_BQ)
+        if asking is not None:
+            self.query_rotation = position.rotation(asking.positions_BTP[..., 0])
+        self.mask_B1TS = layout.mask(asking)
 
     def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended:
         query_BHTD = self.position.rotate(query_BHTD, self.query_rotation)

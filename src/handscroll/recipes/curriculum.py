@@ -89,6 +89,12 @@ STAGES = (
 )
 
 
+def first_steps(stages: Sequence[Stage]) -> list[tuple[str, int]]:
+    """Each stage's name and the number of its first step (1-based), one stage after the other."""
+    ends = accumulate(stage.steps for stage in stages)
+    return [(stage.name, end - stage.steps + 1) for stage, end in zip(stages, ends, strict=True)]
+
+
 class Curriculum:
     """A training source: the windows of every stage, one stage after the other. Every row begins with bos.
 
@@ -137,8 +143,7 @@ class Curriculum:
         return stage, step - (self._ends[number] - stage.steps)
 
     def first_steps(self) -> list[tuple[str, int]]:
-        """Each stage's name and the number of its first step (1-based)."""
-        return [(stage.name, end - stage.steps + 1) for stage, end in zip(self.stages, self._ends, strict=True)]
+        return first_steps(self.stages)
 
     def windows(self, step: int, micro: int) -> list[Window]:
         rng = random.Random(f"{self.seed}/{step}/{micro}")

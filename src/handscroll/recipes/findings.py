@@ -6,10 +6,8 @@ Only puts together what others measured. Leaves the page itself to `measure/repo
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from handscroll.measure import PolicyResult, ReportData
 from handscroll.model import Transformer
 from handscroll.model.footprint import parameter_count
 from handscroll.recipes.comparison import Reading
+from handscroll.recipes.curriculum import first_steps
 from handscroll.recipes.plan import Plan
 
 
@@ -57,21 +56,15 @@ def make_report(
     log: Sequence[Mapping[str, Any]],
 ) -> ReportData:
     """All that the report shows."""
-    firsts = accumulate((stage.steps for stage in plan.stages[:-1]), initial=1)
     return ReportData(
         results,
         result["settings"]["window"],
         reading.document.text,
         reading.spans,
         losses=[(row["step"], row["loss"]) for row in log],
-        stages=[(stage.name, first) for stage, first in zip(plan.stages, firsts, strict=True)],
+        stages=first_steps(plan.stages),
         settings={name: result[name] for name in ("settings", "model", "document", "training")},
     )
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a training's log."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def next_commands(

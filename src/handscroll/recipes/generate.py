@@ -66,7 +66,7 @@ def generate(
         # Up to a border of the chunks that reading has anyway, so that looking on changes nothing.
         head = (len(ids) - 1) // CHUNK * CHUNK
         if head:
-            for progress in read(model, [ids[:head]], memory):
+            for progress in read(model, [ids[:head]], memory, only_last=True):
                 if on_read is not None:
                     on_read(progress.tokens, len(ids))
         stream = StreamDecoder(tokenizer)

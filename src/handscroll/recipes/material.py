@@ -74,13 +74,13 @@ class Material:
         """What `save` wrote; None where it was not finished."""
         if not (folder / FACTS).is_file():
             return None
-        rows = _read_lines(folder / FACTS)
+        rows = read_lines(folder / FACTS)
         facts = tuple(
             PlacedFact(Fact(**row["fact"]), row["fact_start"], row["fact_end"], row["answer_start"]) for row in rows
         )
         text = (folder / DOCUMENT).read_bytes().decode("utf-8")
         document = Document(text, facts, rows[0]["seed"], "read", tokens=0)
-        return cls(document, {row["lang"]: row["text"] for row in _read_lines(folder / TRAINING)})
+        return cls(document, {row["lang"]: row["text"] for row in read_lines(folder / TRAINING)})
 
 
 def training_chronicle(seed: int, languages: Sequence[str], tokens: int) -> str:
@@ -193,6 +193,7 @@ def _borders(document: Document) -> list[int]:
     return [0, *inner, len(document.text)]
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a jsonl file of this run."""
     # Not splitlines: JSON strings may hold line separators such as U+2028 as they are.
     return [json.loads(line) for line in path.read_bytes().decode("utf-8").split("\n") if line]

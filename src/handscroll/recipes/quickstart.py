@@ -28,7 +28,7 @@ from handscroll.recipes import material as texts
 from handscroll.recipes.comparison import Reading, compare
 from handscroll.recipes.curriculum import STAGES, WINDOW, Curriculum, Stage
 from handscroll.recipes.events import Advance, Event, Finished, Said
-from handscroll.recipes.findings import make_report, make_result, next_commands, read_log
+from handscroll.recipes.findings import make_report, make_result, next_commands
 from handscroll.recipes.folders import load_folder, save_folder
 from handscroll.recipes.material import Material
 from handscroll.recipes.output import check_writable
@@ -266,10 +266,10 @@ class _Run:
         yield Said(f"The model is in {self.out / MODEL}")
 
     def _finish(self, model: Transformer, reading: Reading, plan: Plan, results: list[PolicyResult]) -> Iterator[Event]:
-        log = self.out / TRAINING / LOG_NAME
-        seconds = self._seconds() | {"training": read_log(log)[-1]["seconds"]}
+        log = texts.read_lines(self.out / TRAINING / LOG_NAME)
+        seconds = self._seconds() | {"training": log[-1]["seconds"]}
         result = make_result(settings(self.options), model, reading, plan, results, seconds)
-        write_report(self.out / REPORT, make_report(result, reading, plan, results, read_log(log)))
+        write_report(self.out / REPORT, make_report(result, reading, plan, results, log))
         self._write(RESULT, result)
         yield Said(f"The report is {self.out / REPORT}: one page, open it in a browser.")
         document = self.out / texts.DOCUMENT
