@@ -49,18 +49,16 @@ class Reference:
                 self._select(torch.cat(self.pending, dim=1))
                 self.pending = []
             return self._attend(query_HTD, key_KTD, value_KTD)
-        self.scores, self.pending, offset = None, [], 0
+        self.pending, offset = [], 0
         while offset < length:
             start = self.key_KSD.shape[1]
             stop = min(length, offset + self.sizes.tile - start % self.sizes.tile)
             is_due = start - self.selected_at >= self.policy.reselect_reading
             self._archive()
             tile_HTD = query_HTD[:, offset:stop]
-            if length <= self.policy.reselect_reading:
-                self._select(tile_HTD)
-            elif stop == length:
+            if stop == length:
                 self.scores = None
-                self._select(tile_HTD)
+                self._select(query_HTD[:, max(0, length - self.sizes.tile) :])
             elif offset == 0 or is_due:
                 self.scores = None
                 self._select(tile_HTD[:, -READING_QUERIES:])

@@ -1,9 +1,9 @@
 """One layer of `block_memory`: reads tile by tile, decodes token by token, archives, looks up.
 
 Windows depend on absolute tiles of the text, never on the caller's chunks: a token sees `window` tokens before its tile
-(rounded to a block), and its tile up to itself. Selection does depend on chunks: within a forward that is longer than
-`reselect_reading`, blocks are chosen once per that many tokens, by a tile's last queries; the last tile, on which the
-next token rests, always chooses with all of its queries.
+(rounded to a block), and its tile up to itself. Selection does depend on chunks: blocks are chosen for a
+forward's first tile and then once per `reselect_reading` tokens, by a tile's last queries, and for the forward's last
+tile, on which the next token rests, by as many of its last queries as a tile has.
 
 Letters: B rows, T tokens, H heads, K kv heads, D head width, A attended slots, S slots, N blocks, L tokens of a block,
 R representatives.
@@ -96,20 +96,14 @@ class BlockLayer(LayerCache):
     def _read(self, row: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, layout: Layout) -> Iterator[Piece]:
         """Reads one row's tokens tile by tile (mutates)."""
         state, sizes, length = self.rows[row], self.sizes, query_HTD.shape[1]
-        state.claims_KN = None
-        is_short = length <= self.options.reselect_reading
         offset = 0
         while offset < length:
             span = slice(offset, min(length, offset + sizes.tile - state.length % sizes.tile))
-            is_due = state.length - state.selected_at >= self.options.reselect_reading
-            is_last = span.stop == length
             self._archive(row)
-            if is_short or offset == 0 or is_due or is_last:
-                asking_HTD = query_HTD[:, span]
-                if not is_short:
-                    state.claims_KN = None
-                    asking_HTD = asking_HTD if is_last else asking_HTD[:, -READING_QUERIES:]
-                self._select([row], asking_HTD[None])
+            if span.stop == length:
+                self._select([row], query_HTD[None, :, max(0, length - sizes.tile) :], anew=True)
+            elif offset == 0 or state.length - state.selected_at >= self.options.reselect_reading:
+                self._select([row], query_HTD[None, :, span][:, :, -READING_QUERIES:], anew=True)
             attended = self._attend_tile(row, query_HTD[:, span], key_KTD[:, span], value_KTD[:, span], layout)
             yield Piece(span, *attended)
             offset = span.stop
@@ -187,10 +181,12 @@ class BlockLayer(LayerCache):
             chosen_KN = torch.arange(len(state.table_N)).expand(key_NKLD.shape[1], -1)
         self._lay(row, chosen_KN, slice(last, end))
 
-    def _select(self, rows: Sequence[int], query_BHTD: Tensor) -> None:
-        """Adds up what the queries of `rows` ask for and takes the best blocks (mutates)."""
+    def _select(self, rows: Sequence[int], query_BHTD: Tensor, *, anew: bool = False) -> None:
+        """Adds up what the queries of `rows` ask for, or counts `anew`, and takes the best blocks (mutates)."""
         for row in rows:
             self.rows[row].selected_at = self.rows[row].length
+            if anew:
+                self.rows[row].claims_KN = None
         choosing = [place for place, row in enumerate(rows) if len(self.rows[row].table_N) > self.sizes.blocks]
         if not choosing:
             return
