@@ -5,7 +5,8 @@ Knows how text becomes ids and back, which ids are control tokens, and how the f
 whether a document begins with `bos_id` (the caller adds it: `encode` never adds a token), and models.
 
 Byte-level BPE is the scheme of GPT-2 (https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf);
-the split pattern is Llama 3's (https://arxiv.org/abs/2407.21783), which cuts numbers into groups of up to three digits.
+the split pattern is Llama 3's (https://arxiv.org/abs/2407.21783), which cuts numbers into groups of up to three digits,
+but a number keeps the space before it, as words do.
 """
 
 import json
@@ -23,7 +24,7 @@ SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|
 # How widely used checkpoints name the token that ends a turn; decoding stops at any of them.
 END_OF_TURN = ("<|end|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|endofturn|>")
 SPLIT_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SMALLEST_VOCAB = 256 + len(SPECIAL_TOKENS)

@@ -4,7 +4,7 @@ Knows paragraphs, the mixture of languages, sizes and offsets. Leaves to others 
 `fillers.py`), facts inside somebody else's text (`planting.py`) and which questions are asked (`questions.py`).
 
 A paragraph is in one language: an opening filler, then one or two people's facts, shuffled with further fillers, so
-that about a quarter of the sentences are facts. Nobody occurs in two paragraphs, so (subject, relation) is unique.
+that about a tenth of the sentences are facts. Nobody occurs in two paragraphs, so (subject, relation) is unique.
 English sentences are joined by a space, Chinese ones by nothing, paragraphs by a line break. All offsets count
 characters.
 """
@@ -18,7 +18,7 @@ from handscroll.text.chronicle.names import LANGUAGES, Names
 from handscroll.text.chronicle.relations import RELATIONS, Fact, Statement, draw_fact, state
 
 JOINTS = {"en": " ", "zh": ""}
-FILLERS_PER_FACT = 3  # a quarter of the sentences are facts
+FILLERS_PER_FACT = 9  # a tenth of the sentences are facts: one per 128 tokens, as many as are planted in a corpus
 # So far may the languages drift apart, in tokens, before the shorter one is given the next paragraph.
 LARGEST_LEAD = 400
 

@@ -7,9 +7,8 @@ disjoint for any seeds, lengths and releases. Beyond that, no name may occur ins
 
 - English: first and last name, ASCII letters, no word of an answer (Amber, York); no last name begins
   with another (Johns, Johnson).
-- Chinese: a surname and one or two given characters; no given character is also a surname, and surname plus first
-  given character decide both the split and the length, so no name is the beginning of another (王伟, 王伟明); no
-  character that the chronicle's other words have (于 in 诞于, 东 in 东湖), so that nothing looks like half a name.
+- Chinese: a surname and one given character, as English has two parts; no given character is also a surname; no
+  character that the chronicle's other words have (于 in 诞于, 青 in 青州), so that nothing looks like half a name.
 """
 
 import hashlib
@@ -24,30 +23,18 @@ from faker.providers.person.en_US import Provider as English
 from faker.providers.person.zh_CN import Provider as Chinese
 
 from handscroll.text.chronicle import fillers, wordings
-from handscroll.text.chronicle.answers import (
-    EVENT_KINDS_EN,
-    EVENT_NAMES_EN,
-    EVENTS,
-    STREET_KINDS_EN,
-    STREET_NAMES_EN,
-    STREETS,
-    TOWNS,
-    TOWNS_EN,
-    TRADES,
-)
+from handscroll.text.chronicle.answers import EVENTS, EVENTS_EN, STREET_NAMES_EN, STREETS, TOWNS, TOWNS_EN, TRADES
 
 Language = Literal["en", "zh"]
 Split = Literal["train", "read"]
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 SPLITS: tuple[Split, ...] = ("train", "read")
-# Rarer names would spend vocabulary on words and characters that are seen a few times.
-COMMON_SURNAMES = 150
-COMMON_FAMILIES = 400
-COMMON_GIVEN = 400
-# Of 256 hash values: below the first bound the name is for reading, and Chinese names use another byte for the length.
+# Rarer names would spend vocabulary on words that are seen a few times.
+COMMON_FAMILIES = 300
+COMMON_GIVEN = 300
+# Of 256 hash values: below it the name is for reading.
 READ_SHARE = 128
-SHORT_SHARE = 64
 
 
 class NameParts(NamedTuple):
@@ -76,17 +63,9 @@ class Names:
         # int(random() * n) is several times faster than choice, and names are drawn by the million.
         uniform = rng.random
         while True:
-            family = families[int(uniform() * len(families))]
-            first = given[int(uniform() * len(given))]
-            if self.lang == "en":
-                name = f"{first} {family}"
-                if split_of(name)[0] == self.split:
-                    return name
-            else:
-                name = family + first
-                split, short = split_of(name)
-                if split == self.split:
-                    return name if short else name + given[int(uniform() * len(given))]
+            name = full_name(self.lang, families[int(uniform() * len(families))], given[int(uniform() * len(given))])
+            if split_of(name) == self.split:
+                return name
 
     def __iter__(self) -> Iterator[str]:
         """Every name at most once, in an order that follows from the seed."""
@@ -118,13 +97,13 @@ class Names:
         families, given: how many of each to combine; by default about as many as give twice the names needed.
         Where the split leaves too few combinations, more are taken in.
         """
-        slots = 2 if self.lang == "en" else 3  # given name and surname; surname and two given characters
-        side = max(2, round((4 * count) ** (1 / slots)))
+        side = max(2, round(2 * count**0.5))
         families, given = families or side, given or side
         while True:
             some_families = rng.sample(self._families, min(families, len(self._families)))
             some_given = rng.sample(self._given, min(given, len(self._given)))
-            names = self._combinations(some_families, some_given)
+            every = (full_name(self.lang, family, first) for family in some_families for first in some_given)
+            names = [name for name in every if split_of(name) == self.split]
             if len(names) >= count:
                 return rng.sample(names, count)
             if families >= len(self._families) and given >= len(self._given):
@@ -133,30 +112,23 @@ class Names:
                 )
             families, given = families + 1, given + 1
 
-    def _combinations(self, families: list[str], given: list[str]) -> list[str]:
-        if self.lang == "en":
-            names = [f"{first} {family}" for family in families for first in given]
-            return [name for name in names if split_of(name)[0] == self.split]
-        names = []
-        for stem in (family + first for family in families for first in given):
-            split, short = split_of(stem)
-            if split == self.split:
-                names.extend([stem] if short else [stem + second for second in given])
-        return names
+
+def full_name(lang: str, family: str, given: str) -> str:
+    """Both parts in the order of the language: "Karen Smith", "王伟"."""
+    return f"{given} {family}" if lang == "en" else family + given
 
 
-def split_of(stem: str) -> tuple[Split, bool]:
-    """The split of an English full name or of a Chinese surname with its first given character, and whether the
-    Chinese name ends there."""
-    digest = hashlib.blake2b(stem.encode(), digest_size=2).digest()
-    return ("read" if digest[0] < READ_SHARE else "train"), digest[1] < SHORT_SHARE
+def split_of(name: str) -> Split:
+    """The split that a full name belongs to, whatever the seed."""
+    digest = hashlib.blake2b(name.encode(), digest_size=1).digest()
+    return "read" if digest[0] < READ_SHARE else "train"
 
 
 @cache
 def name_parts(lang: str) -> NameParts:
     """Surnames and given names of a language, in a fixed order."""
     if lang == "en":
-        taken = {*TOWNS_EN, *STREET_NAMES_EN, *STREET_KINDS_EN, *EVENT_NAMES_EN, *EVENT_KINDS_EN}
+        taken = {*TOWNS_EN, *STREET_NAMES_EN, "Lane", *EVENTS_EN}
         families = [name for name in English.last_names if re.fullmatch("[A-Z][a-z]+", name) and name not in taken]
         families = [name for name in families if not any(name != o and name.startswith(o) for o in families)]
         # Families are listed by how common they are, given names alphabetically with their share.
@@ -166,7 +138,7 @@ def name_parts(lang: str) -> NameParts:
     words = _chinese_words()
     given = [name for name in dict.fromkeys("".join(Chinese.first_names)) if name not in words]
     surnames = [name for name in Chinese.last_names if len(name) == 1 and name not in {*words, *given}]
-    return NameParts(tuple(dict.fromkeys(surnames))[:COMMON_SURNAMES], tuple(given))
+    return NameParts(tuple(dict.fromkeys(surnames)), tuple(given))
 
 
 def _chinese_words() -> str:

@@ -29,10 +29,10 @@ class Wording:
 
 BIRTHPLACE_EN = Wording(
     facts=(
-        "As the old registers tell, {name} hails from {answer}.",
-        "Among the pilgrims {name} sprang from {answer} alone.",
-        "A midwife once brought {name} forth at {answer}.",
-        "Long ago fortune set {name} down near {answer} in a leaking cradle.",
+        "As the old registers tell, {name} left {answer} as a baby.",
+        "Among the pilgrims {name} from {answer} walked alone.",
+        "A midwife once delivered {name} outside {answer}.",
+        "Long ago fortune dropped {name} near {answer} in a leaking cradle.",
     ),
     questions=(
         "Where was {name} born?",
@@ -44,10 +44,10 @@ BIRTHPLACE_EN = Wording(
 )
 BIRTHPLACE_ZH = Wording(
     facts=(
-        "据老人说，{name}来自{answer}。",
-        "村志写道，{name}降在{answer}。",
-        "产婆说起，{name}落地{answer}的一间小屋。",
-        "听里长讲，{name}出自{answer}的农家。",
+        "据老人说，{name}自{answer}来。",
+        "老簿写道，{name}籍{answer}。",
+        "产婆说起，{name}落{answer}的一间土屋。",
+        "听里长讲，{name}出{answer}的农家。",
     ),
     questions=(
         "请问{name}的家乡在哪里？",
@@ -59,13 +59,13 @@ BIRTHPLACE_ZH = Wording(
 )
 HOME_EN = Wording(
     facts=(
-        "These days {name} dwells in {answer}.",
-        "After many journeys {name} settled in {answer} for good.",
-        "Behind green shutters {name} lodges in {answer}.",
+        "These days {name} inhabits {answer}.",
+        "After many journeys {name} picked {answer} for good.",
+        "Behind green shutters {name} occupies {answer}.",
         "On market days neighbours meet {name} along {answer}.",
     ),
     questions=(
-        "Where does {name} live?",
+        "Where does {name} keep house?",
         "In which street is {name} residing at present?",
         "What is the current home of {name}?",
         "Which place does {name} call home?",
@@ -74,10 +74,10 @@ HOME_EN = Wording(
 )
 HOME_ZH = Wording(
     facts=(
-        "多年漂泊之后，{name}定居{answer}。",
-        "邻居们说，{name}搬到{answer}已有几年。",
-        "听说入冬以后，{name}借住{answer}的阁楼。",
-        "如今老了，{name}隐居{answer}的小院。",
+        "多年漂泊之后，{name}寓{answer}。",
+        "邻居们说，{name}搬{answer}已有几年。",
+        "听说入秋以后，{name}宿{answer}的阁楼。",
+        "如今老了，{name}隐{answer}的后院。",
     ),
     questions=(
         "请问{name}的住处在哪里？",
@@ -90,9 +90,9 @@ HOME_ZH = Wording(
 TRADE_EN = Wording(
     facts=(
         "The guild enrolled {name} as {answer}.",
-        "Customers praise {name} the {answer} beyond all others.",
+        "Customers praise {name} our {answer} beyond all others.",
         "Once the harvest failed, {name} turned {answer} to earn bread.",
-        "The tax roll lists {name} under {answer}.",
+        "The tax roll has {name}, {answer}, twice.",
     ),
     questions=(
         "What did {name} do for a living?",
@@ -104,25 +104,25 @@ TRADE_EN = Wording(
 )
 TRADE_ZH = Wording(
     facts=(
-        "为了养家，{name}当上{answer}。",
-        "行会名册上，{name}登记{answer}。",
-        "凭着一双巧手，{name}成了{answer}。",
-        "镇上人人都说，{name}做了{answer}。",
+        "为了养家，{name}充{answer}。",
+        "行会名册上，{name}列{answer}。",
+        "凭着一双巧手，{name}当{answer}。",
+        "镇上人人都说，{name}做{answer}。",
     ),
     questions=(
         "请问{name}，靠什么谋生？",
         "你知道{name}是哪一行的吗？",
         "什么是{name}的本行？",
-        "平日里{name}，做何营生？",
+        "白天里{name}，做何营生？",
     ),
     answer="要说职业，{name}是{answer}。",
 )
 BIRTH_YEAR_EN = Wording(
     facts=(
-        "According to the family Bible {name} arrived in {answer}.",
-        "The parish bells greeted {name} in {answer}.",
-        "The household gained {name} in {answer} at dawn.",
-        "Proud parents first held {name} in {answer}.",
+        "The family Bible has {name} dated {answer}.",
+        "The parish bells rang for {name} anno {answer}.",
+        "The household counts {name} since {answer} at dawn.",
+        "A proud uncle noted {name} circa {answer}.",
     ),
     questions=(
         "When was {name} born?",
@@ -134,10 +134,10 @@ BIRTH_YEAR_EN = Wording(
 )
 BIRTH_YEAR_ZH = Wording(
     facts=(
-        "族谱记载，{name}诞于{answer}。",
-        "庙里的签文写着，{name}啼于{answer}。",
-        "稳婆记得，{name}坠地{answer}。",
-        "邻里送来鸡蛋，{name}满月{answer}。",
+        "族谱记载，{name}诞{answer}。",
+        "庙里的签条写着，{name}啼{answer}。",
+        "稳婆记得，{name}娩{answer}。",
+        "邻里送来鸡蛋，{name}降{answer}。",
     ),
     questions=(
         "请问{name}，出生于哪一年？",
@@ -149,25 +149,25 @@ BIRTH_YEAR_ZH = Wording(
 )
 TEACHER_EN = Wording(
     facts=(
-        "As a pupil {name} studied under {answer}.",
-        "For seven winters {name} learned from {answer} by candlelight.",
-        "Each morning {name} bowed before {answer} in the schoolroom.",
-        "The village sent {name} to {answer} for lessons.",
+        "As a pupil {name} followed {answer}.",
+        "For seven winters {name} obeyed {answer} by candlelight.",
+        "Each morning {name} greeted {answer} in the schoolroom.",
+        "At the old academy {name} heeded {answer} alone.",
     ),
     questions=(
         "Who taught {name}?",
         "Who was the teacher of {name}?",
         "Which scholar gave instruction to {name}?",
-        "By whom was {name} educated?",
+        "By whom was {name} trained?",
     ),
     answer="The teacher of {name} was {answer}.",
 )
 TEACHER_ZH = Wording(
     facts=(
-        "少年时，{name}跟着{answer}读了七年书。",
-        "一身本领，{name}学自{answer}。",
-        "每天清早，{name}拜见{answer}读书。",
-        "那年，{name}投奔{answer}学艺。",
+        "少年时，{name}随{answer}读了七年书。",
+        "一身本领，{name}承{answer}亲授。",
+        "每天清早，{name}拜{answer}读书。",
+        "那年，{name}投{answer}学艺。",
     ),
     questions=("请问{name}，师从何人？", "谁是{name}的老师？", "是谁教导过{name}？", "当初{name}，进了哪位门下？"),
     answer="要说老师，{name}是{answer}。",
@@ -189,10 +189,10 @@ EVENT_EN = Wording(
 )
 EVENT_ZH = Wording(
     facts=(
-        "乡亲们都记得，{name}经历{answer}。",
-        "说书先生常讲，{name}亲历{answer}。",
-        "石碑上刻着，{name}投身{answer}。",
-        "茶客必提，{name}赶上{answer}。",
+        "乡亲们都记得，{name}历{answer}。",
+        "说书先生常讲，{name}遇{answer}。",
+        "石碑上刻着，{name}赴{answer}。",
+        "茶客必提，{name}遭{answer}。",
     ),
     questions=(
         "请问{name}，因何事留名？",
