@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from handscroll.model import Attended, Capture, Layout, ModelConfig, RopeOptions, Transformer
+from handscroll.kernels.attention import attention_with_weights
+from handscroll.model import Attended, Capture, Crossbatch, Layout, ModelConfig, RopeOptions, Transformer
 from handscroll.model.memory import DirectMemory
 
 CONFIG = ModelConfig(
@@ -133,6 +134,33 @@ def test_recomputation_leaves_a_cache_alone() -> None:
     cache: Any = Cache()
     model(torch.arange(5)[None], cache=cache).sum().backward()
     assert Memory.calls == 3
+
+
+def test_crossbatch_is_attention_to_the_visible_keys_of_all_rows() -> None:
+    torch.manual_seed(0)
+    model = Transformer(CONFIG)
+    layout = Layout.rows([6, 6])
+    query_BHTD, key_BKTD, value_BKTD = (
+        torch.randn(2, heads, 6, CONFIG.head_width)
+        for heads in (CONFIG.num_heads, CONFIG.num_kv_heads, CONFIG.num_kv_heads)
+    )
+    asking_Q, visible_QS = torch.tensor([3, 8]), torch.rand(2, 12) < 0.5
+    visible_QS[:, 2] = True
+    crossed = DirectMemory(model.position, layout, crossbatch=Crossbatch(asking_Q, visible_QS))
+    out_BHTD, _ = crossed.attend(query_BHTD, key_BKTD, value_BKTD, layout)
+    plain_BHTD, _ = DirectMemory(model.position, layout).attend(query_BHTD, key_BKTD, value_BKTD, layout)
+    rotation = model.position.rotation(layout.positions_BTP[..., 0])
+    query_BHTD, key_BKTD = (model.position.rotate(x_BHTD, rotation) for x_BHTD in (query_BHTD, key_BKTD))
+    expected_BHTD = plain_BHTD.clone()
+    for place, visible_S in zip(asking_Q.tolist(), visible_QS, strict=True):
+        row, token = divmod(place, 6)
+        keys_KSD, values_KSD = (torch.cat(list(x_BKTD), dim=1)[:, visible_S] for x_BKTD in (key_BKTD, value_BKTD))
+        asked, _ = attention_with_weights(
+            query_BHTD[row : row + 1, :, token : token + 1], keys_KSD[None], values_KSD[None], None, False
+        )
+        expected_BHTD[row, :, token] = asked[0, :, 0]
+    torch.testing.assert_close(out_BHTD, expected_BHTD, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(out_BHTD, plain_BHTD)
 
 
 def test_hidden_then_logits_is_forward() -> None:

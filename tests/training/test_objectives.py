@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from handscroll.model import Transformer
-from handscroll.training import OBJECTIVES, SFT, CausalLM, Objective, TokenRow
+from handscroll.training import OBJECTIVES, SFT, Batch, CausalLM, Objective, TokenRow
 from handscroll.training.objectives.causal_lm import supervised_places
 
 RNG = torch.Generator()
@@ -69,6 +69,69 @@ def test_few_supervised_places_have_the_loss_of_all(make_model: MakeModel, make_
 
 def test_mostly_supervised_rows_are_taken_whole() -> None:
     assert supervised_places(torch.ones(2, 8, dtype=torch.int64)) is None
+
+
+def test_crossbatch_sees_its_own_past_and_what_precedes_the_first_answer_of_others() -> None:
+    masks = [[False, False, True, True], [False, True, False, True], [False, False, False, True]]
+    windows = [[TokenRow([1, 2, 3, 4], masks[0])], [TokenRow([5, 6, 7, 8], masks[1]), TokenRow([9, 1, 2, 3], masks[2])]]
+    batch = SFT(crossbatch=(0,)).make_batch(windows, RNG)
+    assert batch.crossbatch is not None
+    assert batch.crossbatch.asking_Q.tolist() == [1, 2, 8, 10, 14]
+    seen = [[place for place, is_seen in enumerate(row) if is_seen] for row in batch.crossbatch.visible_QS.tolist()]
+    context, other = [0, 1], [8]
+    assert seen == [[0, 1, *other], [0, 1, 2, *other], [*context, 8], [*context, 8, 9, 10], [*context, 12, 13, 14]]
+    few = SFT(crossbatch=(0,), crossbatch_tokens=3).make_batch(windows, RNG).crossbatch
+    assert few is not None
+    assert len(few.asking_Q) == 3
+    assert set(few.asking_Q.tolist()) < {1, 2, 8, 10, 14}
+    again = [SFT(crossbatch=(0,), crossbatch_tokens=3).make_batch(windows, RNG.manual_seed(4)) for _ in range(2)]
+    assert again[0].crossbatch is not None
+    assert again[1].crossbatch is not None
+    assert torch.equal(again[0].crossbatch.asking_Q, again[1].crossbatch.asking_Q)
+
+
+def test_crossbatch_depends_on_what_other_windows_say_before_their_answers(
+    make_model: MakeModel, make_rows: MakeRows
+) -> None:
+    models, objective = {"model": make_model(num_layers=3)}, SFT(crossbatch=(1,))
+    first, second = make_rows(12, 12, masked=True)
+    mask = np.arange(12) >= 8
+
+    def loss(other: list[int], objective: SFT) -> torch.Tensor:
+        # The other window's answers weigh nothing: only the first window's loss is compared.
+        batch = objective.make_batch([[TokenRow(first.ids, mask)], [TokenRow(other, mask)]], RNG)
+        targets_BT = batch.targets_BT.clone()
+        targets_BT[1] = -100
+        return (
+            objective.loss(models, Batch(batch.tokens_BT, batch.layout, targets_BT, batch.crossbatch))
+            .terms["likelihood"]
+            .sum
+        )
+
+    ids = [int(token) for token in second.ids]
+    said_before, answered = [*ids[:3], ids[3] % 49 + 1, *ids[4:]], [*ids[:10], ids[10] % 49 + 1, ids[11]]
+    assert not torch.isclose(loss(ids, objective), loss(said_before, objective), rtol=1e-5)
+    torch.testing.assert_close(loss(ids, objective), loss(answered, objective), rtol=1e-6, atol=0)
+    torch.testing.assert_close(loss(ids, SFT()), loss(said_before, SFT()), rtol=1e-6, atol=0)
+    assert not torch.isclose(loss(ids, objective), loss(ids, SFT()), rtol=1e-5)
+
+
+def test_a_window_alone_has_no_one_to_look_at(make_model: MakeModel, make_rows: MakeRows) -> None:
+    models, rows = {"model": make_model(num_layers=3)}, make_rows(12, masked=True)
+    losses = [
+        objective.loss(models, objective.make_batch([rows], RNG)).terms["likelihood"].sum
+        for objective in (SFT(), SFT(crossbatch=(0, 1)))
+    ]
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+
+
+def test_layers_that_no_crossbatch_can_have(make_model: MakeModel, make_rows: MakeRows) -> None:
+    with pytest.raises(ValueError, match="counted from 0"):
+        SFT(crossbatch=(-1,))
+    with pytest.raises(ValueError, match="layers before the last are 0 to 0"):
+        SFT(crossbatch=(1,)).prepare({"model": make_model()}, make_rows(6, masked=True), RNG)
+    with pytest.raises(ValueError, match="at least 1 token"):
+        SFT(crossbatch=(1,), crossbatch_tokens=0)
 
 
 def test_options_reach_the_batch(make_rows: MakeRows) -> None:

@@ -14,7 +14,7 @@ To add a variant of a slot (attention, position, norm, feed-forward):
 from handscroll.model.checkpoint import load_model, resolve, save_model
 from handscroll.model.config import ModelConfig, RopeOptions
 from handscroll.model.layout import Capture, Layout
-from handscroll.model.memory import Attended, Bytes, Cache, CachePolicy, DirectMemory, LayerMemory, View
+from handscroll.model.memory import Attended, Bytes, Cache, CachePolicy, Crossbatch, DirectMemory, LayerMemory, View
 from handscroll.model.transformer import Hidden, Transformer
 from handscroll.model.weight_files import MissingCheckpoint
 
@@ -24,6 +24,7 @@ __all__ = [
     "Cache",
     "CachePolicy",
     "Capture",
+    "Crossbatch",
     "DirectMemory",
     "Hidden",
     "LayerMemory",

@@ -42,6 +42,17 @@ class Bytes(NamedTuple):
     host: int
 
 
+class Crossbatch(NamedTuple):
+    """Tokens of a training batch that also see other rows (crossbatch training, arXiv 2307.03170, section 3.2).
+
+    `asking_Q` (int64) are their places in the flattened batch, from 0 to B * T - 1; `visible_QS` (Q, B * T) says what
+    each of them sees instead of what the layout lets it see.
+    """
+
+    asking_Q: Tensor
+    visible_QS: Tensor
+
+
 class LayerMemory(Protocol):
     """One layer's memory. `attend` mutates a cache: it appends the new keys and values, then attends."""
 
@@ -79,11 +90,19 @@ class CachePolicy(Protocol):
 class DirectMemory:
     """Attention among the forward's own tokens. Stateless, so one instance serves all layers and any recomputation.
 
-    `wanted_BQ`: queries come from these places of each row only, keys and values from all.
+    `wanted_BQ`: queries come from these places of each row only, keys and values from all. `crossbatch`: some tokens
+    look across rows.
     """
 
-    def __init__(self, position: Position, layout: Layout, wanted_BQ: Tensor | None = None):
-        self.position = position
+    def __init__(
+        self,
+        position: Position,
+        layout: Layout,
+        wanted_BQ: Tensor | None = None,
+        crossbatch: Crossbatch | None = None,
+    ):
+        assert crossbatch is None or wanted_BQ is None, "of all tokens some look across rows"
+        self.position, self.crossbatch = position, crossbatch
         self.rotation = self.query_rotation = position.rotation(layout.positions_BTP[..., 0])
         asking = None if wanted_BQ is None else layout.pick(wanted_BQ)
         if asking is not None:
@@ -96,4 +115,21 @@ class DirectMemory:
         causal = self.mask_B1TS is None
         if layout.capture.weights:
             return Attended(*attention_with_weights(query_BHTD, key_BKTD, value_BKTD, self.mask_B1TS, causal))
-        return Attended(attention(query_BHTD, key_BKTD, value_BKTD, self.mask_B1TS, causal), None)
+        out_BHTD = attention(query_BHTD, key_BKTD, value_BKTD, self.mask_B1TS, causal)
+        if self.crossbatch is not None:
+            out_BHTD = _look_across(self.crossbatch, out_BHTD, query_BHTD, key_BKTD, value_BKTD)
+        return Attended(out_BHTD, None)
+
+
+def _look_across(
+    crossbatch: Crossbatch, out_BHTD: Tensor, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor
+) -> Tensor:
+    """`out_BHTD`, anew where a token looks across rows: all keys of the batch stand side by side for it."""
+    query_HPD, key_KPD, value_KPD = (
+        x_BHTD.transpose(0, 1).flatten(1, 2) for x_BHTD in (query_BHTD, key_BKTD, value_BKTD)
+    )
+    asking_1HQD = query_HPD.index_select(1, crossbatch.asking_Q)[None]
+    across_1HQD = attention(asking_1HQD, key_KPD[None], value_KPD[None], crossbatch.visible_QS, False)
+    batch, heads, length, width = out_BHTD.shape
+    out_HPD = out_BHTD.transpose(0, 1).flatten(1, 2).index_copy(1, crossbatch.asking_Q, across_1HQD[0])
+    return out_HPD.view(heads, batch, length, width).transpose(0, 1)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from handscroll.kernels.likelihood import IGNORE
-from handscroll.model import Layout
+from handscroll.model import Crossbatch, Layout
 
 
 class TokenRow(NamedTuple):
@@ -38,11 +38,15 @@ Window = Sequence[TokenRow]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """int64 tokens and targets; the target of token t is the token after it, or IGNORE where nothing is supervised."""
+    """int64 tokens and targets; the target of token t is the token after it, or IGNORE where nothing is supervised.
+
+    `crossbatch`: which tokens look into other windows, in the layers that the objective names.
+    """
 
     tokens_BT: Tensor
     layout: Layout
     targets_BT: Tensor
+    crossbatch: Crossbatch | None = None
 
     @cached_property
     def real_tokens(self) -> int:
@@ -64,7 +68,8 @@ class Batch:
             positions_BTP=layout.positions_BTP.to(device),
             document_BT=layout.document_BT.to(device) if layout.document_BT is not None else None,
         )
-        return Batch(self.tokens_BT.to(device), moved, self.targets_BT.to(device))
+        across = self.crossbatch and Crossbatch(*(tensor.to(device) for tensor in self.crossbatch))
+        return Batch(self.tokens_BT.to(device), moved, self.targets_BT.to(device), across)
 
 
 def collate(windows: Sequence[Window], pad_id: int, window: int | None = None) -> Batch:

@@ -2,18 +2,21 @@
 
 Which tokens are answers is not decided here: the chat template marks its generations, the text room turns the marks
 into each row's mask, the assistant's tokens and the token that ends its turn. This adds to `causal_lm` that the mask
-counts.
+counts and, on request, that answers are looked for in all windows of the batch.
+
+Letters: B windows, T tokens, Q tokens that look into other windows, S = B * T tokens of the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from handscroll.kernels.likelihood import CHUNK
+from handscroll.kernels.likelihood import CHUNK, IGNORE
+from handscroll.model import Crossbatch
 from handscroll.training.batch import Batch, TokenRow, Window, collate
 from handscroll.training.objectives.causal_lm import token_loss
 from handscroll.training.objectives.objective import Loss, Models
@@ -23,14 +26,32 @@ WAY_OUT = "mark what the assistant says with {% generation %} in the chat templa
 
 @dataclass(frozen=True)
 class SFT:
-    """Mean negative log-likelihood of the supervised tokens. Options as in `CausalLM`."""
+    """Mean negative log-likelihood of the supervised tokens. `pad_id`, `window`, `chunk` as in `CausalLM`.
+
+    `crossbatch` names layers, 0 the first and never the last, in which answers also see what stands before the first
+    answer of every other window: what a memory of a long text finds is full of near misses, and windows of one's own
+    hold few (crossbatch training of Focused Transformer, arXiv 2307.03170, section 3.2; in one batch, keys rotated at
+    the places they have). At most `crossbatch_tokens` supervised tokens of a batch do so, drawn at random: each costs
+    attention to the whole batch. Windows shorter than `crossbatch_from` see only themselves.
+    """
 
     pad_id: int = 0
     window: int | None = None
     chunk: int = CHUNK
+    crossbatch: tuple[int, ...] = ()
+    crossbatch_tokens: int = 512
+    crossbatch_from: int = 0
+
+    def __post_init__(self) -> None:
+        if any(layer < 0 for layer in self.crossbatch):
+            raise ValueError(f"crossbatch={self.crossbatch}: layers are counted from 0")
+        if self.crossbatch_tokens < 1:
+            raise ValueError(f"crossbatch_tokens={self.crossbatch_tokens}: at least 1 token, or no crossbatch layers")
 
     def prepare(self, models: Models, rows: Sequence[TokenRow], rng: torch.Generator) -> Sequence[TokenRow]:
         """The rows as they are. Raises ValueError for a row without a mask, or with nothing supervised in it."""
+        if self.crossbatch and max(self.crossbatch) >= (last := models["model"].config.num_layers - 1):
+            raise ValueError(f"crossbatch={self.crossbatch}: this model's layers before the last are 0 to {last - 1}")
         for number, row in enumerate(rows):
             if row.supervised is None:
                 raise ValueError(
@@ -44,7 +65,27 @@ class SFT:
         batch = collate(windows, self.pad_id, self.window)
         if batch.supervised_tokens == 0:
             raise ValueError(f"none of the {batch.real_tokens} tokens of this batch is supervised: {WAY_OUT}")
+        if self.crossbatch and batch.tokens_BT.shape[1] >= self.crossbatch_from:
+            return replace(batch, crossbatch=look_across(batch, self.crossbatch_tokens, rng))
         return batch
 
     def loss(self, models: Models, batch: Batch) -> Loss:
-        return token_loss(models, batch, self.chunk)
+        return token_loss(models, batch, self.chunk, self.crossbatch)
+
+
+def look_across(batch: Batch, tokens: int, rng: torch.Generator) -> Crossbatch:
+    """Up to `tokens` supervised places, which see their own window as ever and of others what precedes any answer."""
+    is_supervised_BT = batch.targets_BT != IGNORE
+    places_S = is_supervised_BT.flatten().nonzero()[:, 0]
+    asking_Q = places_S[torch.randperm(len(places_S), generator=rng)[:tokens].sort().values]
+    index_BT, length = batch.layout.index_BT, batch.layout.index_BT.shape[1]
+    # A target belongs to the place before it: the place that predicts an answer's first token still is context.
+    is_context_BT = (is_supervised_BT.cumsum(dim=1) - is_supervised_BT.long() == 0) & (index_BT >= 0)
+    row_S = torch.arange(len(index_BT)).repeat_interleave(length)
+    is_own_QS = row_S[asking_Q][:, None] == row_S
+    index_S = index_BT.flatten()
+    own_QS = is_own_QS & (index_S <= index_S[asking_Q][:, None]) & (index_S >= 0)
+    if batch.layout.document_BT is not None:
+        document_S = batch.layout.document_BT.flatten()
+        own_QS &= document_S[asking_Q][:, None] == document_S
+    return Crossbatch(asking_Q, own_QS | (~is_own_QS & is_context_BT.flatten()))
