@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import handscroll as hs
+from handscroll.generation.engine import CHUNK
 from handscroll.kvcache import SlidingWindow
 from handscroll.measure import Table
 from handscroll.model import ModelConfig, Transformer
@@ -108,7 +109,7 @@ def test_transformers_reads_the_folder_and_writes_the_same(
     assert encoded["input_ids"][0].tolist() == tokenizer.encode(prompt)
     with torch.no_grad():
         theirs = their_model.generate(**encoded, max_new_tokens=24, do_sample=False)[0, encoded["input_ids"].shape[1] :]
-    for cache in ("full", "block_memory"):
+    for cache in ({"policy": "full"}, {"policy": "block_memory", "window": 24}):
         ours = [*hs.generate(model, tokenizer, prompt, cache=cache, max_new_tokens=24)]
         assert [token.id for token in ours] == theirs.tolist()
         assert "".join(token.text for token in ours) == their_words.decode(theirs, skip_special_tokens=True)
@@ -201,14 +202,14 @@ def test_a_long_prompt_is_told_of_and_read_as_in_one_go(
     model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("handscroll.recipes.generate.CHUNK", 10**9)
-    text = "".join(TEXTS) * 7
+    text = "".join(TEXTS) * 14
     expected = [*hs.generate(model, tokenizer, text, max_new_tokens=8)]
     monkeypatch.undo()
     told: list[tuple[int, int]] = []
     assert [*hs.generate(model, tokenizer, text, max_new_tokens=8, on_read=lambda *each: told.append(each))] == expected
     total = len(tokenizer.encode(text))
-    assert total > 2048
-    assert told[0] == (2048, total)
+    assert total > CHUNK
+    assert told[0] == (CHUNK, total)
     assert told[-1] == (total, total)
 
 

@@ -16,13 +16,14 @@ from handscroll.model import Transformer
 MARGIN = 1e-4
 # Prompts of up to 40 tokens and as many new ones: within every policy's budget for a window of 128.
 NEW_TOKENS = 30
+SETTINGS = {name: {"policy": name} for name in POLICIES} | {"block_memory": {"policy": "block_memory", "window": 40}}
 
 
 def continued(
     model: Transformer, prompts: Sequence[Sequence[int]], policy: str = "full", **options: Any
 ) -> list[list[int]]:
     """Every row's new tokens."""
-    cache = make_policy(policy).start(model.config, model.position, len(prompts))
+    cache = make_policy(SETTINGS[policy]).start(model.config, model.position, len(prompts))
     rows: list[list[int]] = [[] for _ in prompts]
     for emitted in generate(model, prompts, cache, **{"max_new_tokens": NEW_TOKENS, **options}):
         rows[emitted.row].append(emitted.token)

@@ -201,8 +201,8 @@ def test_a_planted_key_is_found_at_any_depth() -> None:
 
 
 def test_sizes_follow_the_trained_window_and_must_fit_in_it() -> None:
-    assert Sizes.of(BlockMemory(), 512) == Sizes(sinks=32, blocks=4, block=32, window=160, tile=64)
-    assert Sizes.of(BlockMemory(), 512).attended == 384
+    assert Sizes.of(BlockMemory(), 512) == Sizes(sinks=32, blocks=4, block=32, window=64, tile=64)
+    assert Sizes.of(BlockMemory(), 512).attended == 288
     assert Sizes.of(BlockMemory(), 32768).block == 128
     with pytest.raises(ValueError, match=r"sinks 32 \+ blocks 20 x 32 .* trained on 512"):
         Sizes.of(BlockMemory(blocks=20), 512)

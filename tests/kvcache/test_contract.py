@@ -13,11 +13,11 @@ TOLERANCE = 2e-5
 VARIANTS = {
     "full": "full",
     "sliding_window": "sliding_window",
-    "block_memory": "block_memory",
-    "block_memory_key_norm": {"policy": "block_memory", "representative": "key_norm"},
-    "block_memory_attended": {"policy": "block_memory", "representative": "attended"},
-    "block_memory_mean": {"policy": "block_memory", "representative": "mean"},
-    "block_memory_all": {"policy": "block_memory", "representative": "all"},
+    "block_memory": {"policy": "block_memory", "window": 40},
+    "block_memory_key_norm": {"policy": "block_memory", "window": 40, "representative": "key_norm"},
+    "block_memory_attended": {"policy": "block_memory", "window": 40, "representative": "attended"},
+    "block_memory_mean": {"policy": "block_memory", "window": 40, "representative": "mean"},
+    "block_memory_all": {"policy": "block_memory", "window": 40, "representative": "all"},
     "block_memory_odd": {"policy": "block_memory", "block_size": 5, "sinks": 3, "blocks": 4, "tile": 12, "window": 50},
 }
 

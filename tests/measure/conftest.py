@@ -9,7 +9,7 @@ from handscroll.text.chronicle import Document, write_document
 
 @pytest.fixture(scope="session")
 def document() -> Document:
-    return write_document(seed=5, size=1500)
+    return write_document(seed=5, size=4000)
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ def test_shares_are_those_of_the_greatest_length_and_window_shares_those_of_all(
         (Full(), 3000),
         (SlidingWindow(), 128),
         (SlidingWindow(window=50), 50),
-        (BlockMemory(), 96),
+        (BlockMemory(), 72),
         (BlockMemory(blocks=2, window=40, sinks=4), 4 + 2 * 8 + 40 + 16),
     ],
 )

@@ -16,7 +16,7 @@ from handscroll.model import Transformer
 from handscroll.text import Tokenizer
 from handscroll.text.chronicle import Document
 
-SMALL = {"recall": {"tokens": 2200, "questions": 2, "max_new_tokens": 4}, "perplexity": {"tokens": 900}}
+SMALL = {"recall": {"tokens": 5200, "questions": 2, "max_new_tokens": 4}, "perplexity": {"tokens": 900}}
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -34,9 +34,9 @@ def test_every_suite_measures_every_policy(model: Transformer, tokenizer: Tokeni
 def test_recall_is_asked_in_both_languages_and_full_stops_at_its_limit(
     model: Transformer, tokenizer: Tokenizer
 ) -> None:
-    table = evaluate(model, tokenizer, "recall", ["full", "sliding_window"], full_limit=1700, **SMALL["recall"])
-    assert table.column("tokens")[0] == 1700
-    assert table.column("tokens")[1] >= 2200  # type: ignore[operator]
+    table = evaluate(model, tokenizer, "recall", ["full", "sliding_window"], full_limit=4700, **SMALL["recall"])
+    assert table.column("tokens")[0] == 4700
+    assert table.column("tokens")[1] >= 5200  # type: ignore[operator]
     assert table.column("questions") == [4, 4]
     assert table.column("recall zh") == [0.0, 0.0]
 
@@ -75,13 +75,13 @@ def test_mistakes_are_named(model: Transformer, tokenizer: Tokenizer) -> None:
 
 def test_probes_of_a_document_are_even_and_fill_the_window(tokenizer: Tokenizer, document: Document) -> None:
     spans = TokenSpans(tokenizer.encode_with_offsets(document.text).offsets)
-    probes = document_probes(document, spans, 3000, per_language=3, window=512)
+    probes = document_probes(document, spans, 9000, per_language=3, window=512)
     even = [probe for probe in probes if not probe.is_extra]
     extra = [probe for probe in probes if probe.is_extra]
     assert [probe.lang for probe in even].count("en") == [probe.lang for probe in even].count("zh") == 3
     assert extra
-    assert all(probe.fact_start_token >= 3000 - 512 + 64 for probe in extra)
+    assert all(probe.fact_start_token >= 9000 - 512 + 64 for probe in extra)
     assert len({probe.id for probe in probes}) == len(probes)
-    assert probes == document_probes(document, spans, 3000, per_language=3, window=512)
+    assert probes == document_probes(document, spans, 9000, per_language=3, window=512)
     with pytest.raises(ValueError, match="first 2 tokens"):
         document_probes(document, spans, 2, per_language=3)

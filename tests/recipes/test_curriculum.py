@@ -124,7 +124,7 @@ def test_questions_supervise_replies_and_facts_stand_before(tokenizer: Tokenizer
                     for place in range(stated, len(context))
                     if context.startswith(subject, place)
                 ), (reply, context)
-        assert asked > 24 * 0.7 * stage.count
+        assert asked > 24 * 0.55 * stage.count
 
 
 def relation_of(reply: str) -> str:
@@ -157,7 +157,7 @@ def test_turns_are_what_the_chat_template_writes(tokenizer: Tokenizer) -> None:
 
 
 def test_nobody_of_the_reading_split_occurs(tokenizer: Tokenizer) -> None:
-    document = write_document(0, size=50_000, split="read")
+    document = write_document(0, size=100_000, split="read")
     readers = {placed.fact.subject for placed in document.facts}
     readers |= {placed.fact.answer for placed in document.facts if placed.fact.relation == "teacher"}
     source = curriculum(tokenizer, *(replace(stage, steps=1) for stage in STAGES))

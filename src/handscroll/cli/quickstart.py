@@ -45,7 +45,7 @@ def quickstart(
     ] = None,
     minutes: Annotated[
         float, typer.Option(help="How long training may take, in minutes; made into a number of steps at the start.")
-    ] = 7.5,
+    ] = 7.25,
     window: Annotated[int, typer.Option(help="The window that the model is trained on, in tokens.")] = 512,
     tokens: Annotated[int, typer.Option(help="Length of the document that is read, in tokens.")] = 131072,
     seed: Annotated[int, typer.Option(help="The same seed, options and machine give the same result.")] = 0,

@@ -16,7 +16,7 @@ from torch import Tensor
 from handscroll.generation.sampling import Sampler, Sampling
 from handscroll.model import Cache, Layout, Transformer
 
-CHUNK = 2048
+CHUNK = 4096
 
 
 class Read(NamedTuple):

@@ -24,9 +24,6 @@ from handscroll.kvcache.store import BlockStore
 from handscroll.model.config import ModelConfig
 from handscroll.model.position import Position
 
-# The share of the trained window that is filled unless a local window is given: what is not there confuses nobody.
-FILLED = 0.75
-
 
 @dataclass(frozen=True)
 class BlockMemory:
@@ -44,9 +41,9 @@ class BlockMemory:
     tile: int | None = None
     representative: str = "key_contrast"
     representatives: int = 8
-    recency: float = 0.5
+    recency: float = 0.7
     reselect: int = 1
-    reselect_reading: int = 1024
+    reselect_reading: int = 4096
 
     chunk_invariant = False
 
@@ -84,8 +81,8 @@ class Sizes:
         block = options.block_size or max(1, min(128, trained // 16))
         tile = options.tile or max(1, min(64, trained // 8))
         sinks = min(block, trained // 16) if options.sinks is None else options.sinks
-        rest = int(FILLED * trained) - sinks - options.blocks * block - tile
-        sizes = cls(sinks, options.blocks, block, options.window or max(rest, 1), tile)
+        # Older text is archived and can be looked up: a small local window leaves less to confuse with what is asked.
+        sizes = cls(sinks, options.blocks, block, options.window or max(1, trained // 8), tile)
         if sizes.attended > trained:
             raise ValueError(
                 f"block_memory would attend to sinks {sinks} + blocks {sizes.blocks} x {block} + window {sizes.window} "

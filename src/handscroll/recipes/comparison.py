@@ -33,6 +33,8 @@ FOLDER = "policies"
 # Short enough for every policy to be asked there.
 EARLY_POINTS = (4096, FULL_LIMIT)
 QUESTIONS_ON_THE_WAY = 24
+# So often reading pauses; in between only what the window holds is asked for, since a window holds few facts.
+PAUSES = 16
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,18 @@ class Reading:
 
     @classmethod
     def of(cls, document: Document, tokenizer: Tokenizer, window: int, questions: int, seed: int) -> Reading:
-        """`questions` per language at the end, fewer on the way, and at each point what the window holds besides."""
+        """`questions` per language at the end, fewer on the way, and at each pause what the window holds besides."""
         encoding = tokenizer.encode_with_offsets(document.text)
         spans, total = TokenSpans(encoding.offsets, before=1), len(encoding.ids) + 1
         first = spans.span(document.facts[0].fact_start, document.facts[0].fact_end)[1]
-        wanted = {*EARLY_POINTS, total // 4, total // 2, total}
+        asked = {*EARLY_POINTS, total // 4, total // 2, total}
+        pauses = {total * number // PAUSES for number in range(1, PAUSES + 1)}
         probes = {}
-        for point in sorted(point for point in wanted if first < point <= total):
-            number = questions if point == total else min(questions, QUESTIONS_ON_THE_WAY)
-            probes[point] = document_probes(document, spans, point, per_language=number, seed=seed, window=window)
+        for point in sorted(point for point in asked | pauses if first < point <= total):
+            number = questions if point == total else min(questions, QUESTIONS_ON_THE_WAY) if point in asked else 0
+            found = document_probes(document, spans, point, per_language=number, seed=seed, window=window)
+            if found:
+                probes[point] = found
         return cls(document, [tokenizer.id_of("<|bos|>"), *encoding.ids], spans, probes)
 
 

@@ -33,6 +33,8 @@ PERIODS = (4, 16)
 ATTEMPTS = 100
 # Of a window of text one part in so many is predicted: as many tokens as the others' answers have, lest it drown them.
 TEXT_PREDICTED = 4
+# Every second window of fragments ends with plain text, up to one part in so many: more would crowd questions out.
+LOCAL_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ STAGES = (
     Stage("near misses", "mentions", 40, 32, 128, 6, relations=(1,), verbatim=0.2, families=(3, 8)),
     Stage("questions", "questions", 112, 32, 128, 2, relations=FEW, families=(2, 8)),
     Stage("longer questions", "questions", 210, 16, 256, 4, relations=FEW, families=(2, 8), texts=1),
-    Stage("full windows", "questions", 280, 8, WINDOW, 8, relations=FEW, families=(2, 8), texts=1),
-    Stage("retrieved blocks", "questions", 700, 8, WINDOW, 8, relations=FEW, families=(2, 8), fragments=True, texts=1),
+    Stage("full windows", "questions", 160, 8, WINDOW, 8, relations=FEW, families=(2, 8), texts=1),
+    Stage("retrieved blocks", "questions", 820, 8, WINDOW, 8, relations=FEW, families=(2, 8), fragments=True, texts=1),
 )
 
 
@@ -116,7 +118,7 @@ class Curriculum:
         self._kinds: dict[str, Callable[[Stage, random.Random], TokenRow]] = {
             "spans": self._spans,
             "mentions": lambda stage, rng: rng.choice(self._writers).mentions(stage, rng),
-            "questions": lambda stage, rng: rng.choice(self._writers).questions(stage, rng),
+            "questions": self._questions,
             "text": self._text,
         }
         for stage in stages:
@@ -169,13 +171,24 @@ class Curriculum:
         ids = [self.tokenizer.id_of("<|bos|>"), *span * (stage.length // period + 1)][: stage.length]
         return TokenRow(ids, [place > period for place in range(stage.length)])
 
+    def _questions(self, stage: Stage, rng: random.Random) -> TokenRow:
+        """Fragments often end as what block memory presents does: with the text that was read last."""
+        ending: list[int] = []
+        if stage.fragments and self.texts and rng.random() < 0.5:
+            ending = self._stretch(rng.randrange(stage.length // LOCAL_SHARE), rng)
+        return rng.choice(self._writers).questions(stage, rng, self._writers, ending)
+
     def _text(self, stage: Stage, rng: random.Random) -> TokenRow:
-        """A stretch of one of the texts, which have equal shares; its last part supervised."""
-        ids = rng.choice(self._text_ids)
-        start = rng.randrange(max(1, len(ids) - stage.length + 2))
-        row = [self.tokenizer.id_of("<|bos|>"), *ids[start : start + stage.length - 1]]
+        """A stretch of text; its last part supervised."""
+        row = [self.tokenizer.id_of("<|bos|>"), *self._stretch(stage.length - 1, rng)]
         read = len(row) - max(1, len(row) // TEXT_PREDICTED)
         return TokenRow(row, [place >= read for place in range(len(row))])
+
+    def _stretch(self, length: int, rng: random.Random) -> list[int]:
+        """Tokens of one of the texts, which have equal shares."""
+        ids = rng.choice(self._text_ids)
+        start = rng.randrange(max(1, len(ids) - length + 1))
+        return ids[start : start + length]
 
     @cached_property
     def _text_ids(self) -> list[list[int]]:

@@ -44,8 +44,8 @@ TOKENIZER, TRAINING, MODEL = "tokenizer", "training", "model"
 SMALLEST_WINDOW = 64
 # A document that is hardly longer than the window shows nothing; a corpus needs something to train on besides.
 FEWEST_WINDOWS = 4
-# Of a longer corpus its beginning is enough to learn a vocabulary.
-TOKENIZER_CHARACTERS = 4_000_000
+# More of a corpus would crowd the names and answers of the chronicle out of the vocabulary.
+TOKENIZER_CHARACTERS = 400_000
 # Of the chronicle that the vocabulary is learnt from, one part in so many is also read while training.
 TEXT_SHARE = 4
 # Below this share of the curriculum's steps some skill may not be learnt.
@@ -57,7 +57,7 @@ class QuickstartOptions:
     """What the command line takes. `minutes` are for training; `window` and `tokens` count tokens."""
 
     corpus: tuple[Path, ...] = ()
-    minutes: float = 7.5
+    minutes: float = 7.25
     window: int = WINDOW
     tokens: int = 131_072
     seed: int = 0
@@ -71,7 +71,7 @@ class Scale:
     """What is the same for every quickstart; tests make it smaller."""
 
     stages: tuple[Stage, ...] = STAGES
-    vocabulary: int = 4096
+    vocabulary: int = 5120
     vocabulary_tokens: int = 1_000_000
     width: int = 128
     layers: int = 3
@@ -235,7 +235,7 @@ class _Run:
             steps: list[float] = []
             with self._timed("plan"):
                 for event in measure_steps(
-                    curriculum, SFT(tokenizer.id_of("<|pad|>")), self.scale.training, lambda: self._models(tokenizer)
+                    curriculum, self._objective(tokenizer), self.scale.training, lambda: self._models(tokenizer)
                 ):
                     if isinstance(event, Advance):
                         yield event
@@ -258,7 +258,7 @@ class _Run:
         models, curriculum = self._models(tokenizer), self._curriculum(plan.stages, tokenizer, material)
         options = dataclasses.replace(self.scale.training, steps=curriculum.steps, seed=self.options.seed)
         folder = self.out / TRAINING
-        for progress in train(models, SFT(tokenizer.id_of("<|pad|>")), curriculum, options, folder, resume=True):
+        for progress in train(models, self._objective(tokenizer), curriculum, options, folder, resume=True):
             stage, before = curriculum.place(progress.step - 1)
             speed, note = progress.tokens_per_second, f"loss {progress.loss:.3f}"
             yield Advance(f"Training: {stage.name}", before + 1, stage.steps, "steps", speed, note)
@@ -287,6 +287,11 @@ class _Run:
         model = Transformer(config, seed=self.options.seed)
         look_back(model)
         return {"model": model}
+
+    def _objective(self, tokenizer: Tokenizer) -> SFT:
+        """Full windows look across the batch in the middle layers, which find what is asked for."""
+        middle = tuple(range(1, self.scale.layers - 1))
+        return SFT(tokenizer.id_of("<|pad|>"), crossbatch=middle, crossbatch_from=self.options.window)
 
     def _write(self, name: str, values: Any) -> None:
         write_files(self.out, {name: [json.dumps(values, ensure_ascii=False, indent=2), "\n"]})

@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from handscroll.recipes.curriculum import Stage
 
 # About the length of a sentence, and of a question with its answer, to guess how many facts a window has room for.
-SENTENCE_TOKENS, TURN_TOKENS = 17, 31
+SENTENCE_TOKENS, TURN_TOKENS = 13, 26
 # How often a filler is followed by another, or put before a fact.
 FILLERS = 0.4
 LARGEST_POOL = 30
+# The share of windows with as many questions as a stage has; the others have fewer.
+MANY_QUESTIONS = 0.75
 # A window of fragments shows blocks of a sixteenth of its length, as block memory does.
 BLOCKS_PER_WINDOW = 16
 # The context that fragments are taken from has a sentence for each of so many tokens of the window, twice its length.
@@ -64,7 +66,7 @@ class Excerpts:
 
 
 class Sentence(NamedTuple):
-    """A sentence of the context: the fact that it states, or None."""
+    """A sentence of the context, with what joins it to the one before: the fact that it states, or None."""
 
     text: str
     fact: Fact | None = None
@@ -102,26 +104,36 @@ class Writer:
             seen.add(fact)
         return TokenRow(ids[: stage.length], supervised[: stage.length])
 
-    def questions(self, stage: Stage, rng: random.Random) -> TokenRow:
-        """Facts among fillers, then questions about some of them, as many as fit together with their facts."""
-        facts = self._facts(stage, rng)
-        asked = rng.sample(facts, min(stage.count, len(facts)))
+    def questions(
+        self, stage: Stage, rng: random.Random, company: Sequence[Writer] = (), ending: Sequence[int] = ()
+    ) -> TokenRow:
+        """Facts among fillers, then questions about some of them, as many as fit together with their facts.
+
+        Fragments stand among what `company`, writers of any language, have to say; without any, this one's own.
+        `ending` are tokens that stand between the context and the first question, whatever they say.
+        """
+        # Now and then a few, so that a question may also follow a context that nearly fills the window.
+        count = stage.count if rng.random() < MANY_QUESTIONS else rng.randint(1, stage.count)
+        facts = self._facts(stage, count, rng)
+        asked = rng.sample(facts, min(count, len(facts)))
         sentences = self._context(facts, stage, rng)
         if stage.fragments:
-            self._surround(sentences, (stage.length - TURN_TOKENS * len(asked)) // TOKENS_PER_SENTENCE, rng)
-        encoded = self.tokenizer.encode_batch([self.joint + sentence.text for sentence in sentences])
+            number = (stage.length - TURN_TOKENS * len(asked)) // TOKENS_PER_SENTENCE
+            self._surround(sentences, number, rng, company or [self])
+        encoded = self.tokenizer.encode_batch([sentence.text for sentence in sentences])
         turns = self._turns(asked, rng)
         blocks = _cut(encoded, stage.length // BLOCKS_PER_WINDOW, rng) if stage.fragments else _whole(encoded)
         places = {sentence.fact: place for place, sentence in enumerate(sentences) if sentence.fact}
         while True:
-            room = stage.length - 1 - sum(len(turn.ids) for turn in turns)
+            room = stage.length - 1 - len(ending) - sum(len(turn.ids) for turn in turns)
             needed = {block for turn in turns for block in blocks.holding[places[turn.fact]]}
             if not turns or sum(len(blocks.ids[block]) for block in needed) <= room:
                 break
             turns.pop()
         kept = _filled(blocks.ids, needed, room, rng)
         context = self._padded([token for block in kept for token in blocks.ids[block]], room, rng)
-        ids, supervised = [self.bos, *context], [False] * (1 + len(context))
+        ids = [self.bos, *context, *ending]
+        supervised = [False] * len(ids)
         for turn in turns:
             ids += turn.ids
             supervised += turn.supervised
@@ -148,11 +160,11 @@ class Writer:
             people[self.names.draw(rng)] = None
         return list(people)
 
-    def _facts(self, stage: Stage, rng: random.Random) -> list[Fact]:
+    def _facts(self, stage: Stage, asked: int, rng: random.Random) -> list[Fact]:
         """About as many facts as the window has room for; (subject, relation) is unique."""
         relations = _relations(stage, rng)
-        room = stage.length - TURN_TOKENS * stage.count
-        number = max(stage.count, int(room * (1 - FILLERS) / SENTENCE_TOKENS) + 1)
+        room = stage.length - TURN_TOKENS * asked
+        number = max(asked, int(room * (1 - FILLERS) / SENTENCE_TOKENS) + 1)
         if stage.families is None:
             pool = list(dict.fromkeys(self.names.draw(rng) for _ in range(number)))
         else:
@@ -169,21 +181,23 @@ class Writer:
         fillers = rng.choice((0.0, FILLERS))
         for fact in facts:
             while rng.random() < fillers:
-                sentences.append(Sentence(self.excerpts.draw(rng)))
+                sentences.append(Sentence(self.joint + self.excerpts.draw(rng)))
             is_verbatim = rng.random() < stage.verbatim
-            sentences.append(Sentence(answer_sentence(fact) if is_verbatim else fact_sentence(fact, rng), fact))
+            stated = answer_sentence(fact) if is_verbatim else fact_sentence(fact, rng)
+            sentences.append(Sentence(self.joint + stated, fact))
         return sentences
 
-    def _surround(self, sentences: list[Sentence], number: int, rng: random.Random) -> None:
+    def _surround(self, sentences: list[Sentence], number: int, rng: random.Random, company: Sequence[Writer]) -> None:
         """Adds others' facts and fillers at random places until there are `number` sentences (mutates)."""
         taken = {sentence.fact.subject for sentence in sentences if sentence.fact}
         # What a memory retrieves resembles what is asked for: mostly others of whom the same is said.
         relations = sorted({sentence.fact.relation for sentence in sentences if sentence.fact})
         while len(sentences) < number:
-            text = self.excerpts.draw(rng)
-            if rng.random() < FACTS_AROUND and (name := self.names.draw(rng)) not in taken:
-                text = fact_sentence(draw_fact(rng.choice(relations), name, rng, self.names), rng)
-            sentences.insert(rng.randrange(len(sentences) + 1), Sentence(text))
+            writer = rng.choice(company)
+            text = writer.excerpts.draw(rng)
+            if rng.random() < FACTS_AROUND and (name := writer.names.draw(rng)) not in taken:
+                text = fact_sentence(draw_fact(rng.choice(relations), name, rng, writer.names), rng)
+            sentences.insert(rng.randrange(len(sentences) + 1), Sentence(writer.joint + text))
 
     def _turns(self, asked: Sequence[Fact], rng: random.Random) -> list[Turn]:
         texts = [text for fact in asked for text in (question(fact, rng), answer_sentence(fact))]
