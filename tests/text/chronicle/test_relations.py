@@ -150,7 +150,7 @@ def test_answer_position_and_restatement(lang: str) -> None:
             assert answer_sentence(fact).rstrip(".。").endswith(fact.answer)
     birthplace = Fact("en", "birthplace", "Karen Smith", "Delft")
     assert answer_sentence(birthplace) == "The birthplace of Karen Smith was Delft."
-    assert answer_sentence(Fact("zh", "birthplace", "王伟", "青州")) == "要说出生地，王伟是青州。"
+    assert answer_sentence(Fact("zh", "birthplace", "王伟", "青州")) == "要说出生地那王伟是青州。"
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

@@ -5,7 +5,8 @@ Knows wordings only; which answers there are is in `answers.py`, and `relations.
 A reader must find a fact by what it says about whom, so a fact and a question share no run of four tokens but the
 name, and mostly no content word; the words right beside the name differ too. In a fact one or two words lie between
 name and answer, and they are no other relation's, so that joining all three is within reach of a model of three layers.
-The answer sentence restates relation and subject, so that what follows is a copy from the fact.
+The answer sentence restates relation and subject, so that what follows is a copy from the fact; what stands before the
+name in it stands before no name in a fact, or names would be copied from there, too.
 """
 
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ BIRTHPLACE_ZH = Wording(
         "哪座城镇是{name}的故乡？",
         "当初是何处生下{name}？",
     ),
-    answer="要说出生地，{name}是{answer}。",
+    answer="要说出生地那{name}是{answer}。",
 )
 HOME_EN = Wording(
     facts=(
@@ -85,7 +86,7 @@ HOME_ZH = Wording(
         "哪里是{name}的家？",
         "要拜访{name}，该去什么地方？",
     ),
-    answer="要说住处，{name}在{answer}。",
+    answer="要说住处那{name}在{answer}。",
 )
 TRADE_EN = Wording(
     facts=(
@@ -115,7 +116,7 @@ TRADE_ZH = Wording(
         "什么是{name}的本行？",
         "白天里{name}，做何营生？",
     ),
-    answer="要说职业，{name}是{answer}。",
+    answer="要说职业那{name}是{answer}。",
 )
 BIRTH_YEAR_EN = Wording(
     facts=(
@@ -145,7 +146,7 @@ BIRTH_YEAR_ZH = Wording(
         "哪一年是{name}的生年？",
         "该从何年算起{name}的岁数？",
     ),
-    answer="要说生年，{name}是{answer}。",
+    answer="要说生年那{name}是{answer}。",
 )
 TEACHER_EN = Wording(
     facts=(
@@ -170,7 +171,7 @@ TEACHER_ZH = Wording(
         "那年，{name}投{answer}学艺。",
     ),
     questions=("请问{name}，师从何人？", "谁是{name}的老师？", "是谁教导过{name}？", "当初{name}，进了哪位门下？"),
-    answer="要说老师，{name}是{answer}。",
+    answer="要说老师那{name}是{answer}。",
 )
 EVENT_EN = Wording(
     facts=(
@@ -200,5 +201,5 @@ EVENT_ZH = Wording(
         "哪件大事让{name}扬名？",
         "当时{name}，参加了什么？",
     ),
-    answer="要说事迹，{name}是{answer}。",
+    answer="要说事迹那{name}是{answer}。",
 )
