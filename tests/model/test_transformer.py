@@ -146,7 +146,7 @@ def test_crossbatch_is_attention_to_the_visible_keys_of_all_rows() -> None:
     )
     asking_Q, visible_QS = torch.tensor([3, 8]), torch.rand(2, 12) < 0.5
     visible_QS[:, 2] = True
-    crossed = DirectMemory(model.position, layout, crossbatch=Crossbatch(asking_Q, visible_QS))
+    crossed = DirectMemory(model.position, layout, crossbatch=Crossbatch((0,), asking_Q, visible_QS))
     out_BHTD, _ = crossed.attend(query_BHTD, key_BKTD, value_BKTD, layout)
     plain_BHTD, _ = DirectMemory(model.position, layout).attend(query_BHTD, key_BKTD, value_BKTD, layout)
     rotation = model.position.rotation(layout.positions_BTP[..., 0])

@@ -45,10 +45,11 @@ class Bytes(NamedTuple):
 class Crossbatch(NamedTuple):
     """Tokens of a training batch that also see other rows (crossbatch training, arXiv 2307.03170, section 3.2).
 
-    `asking_Q` (int64) are their places in the flattened batch, from 0 to B * T - 1; `visible_QS` (Q, B * T) says what
-    each of them sees instead of what the layout lets it see.
+    They do so in `layers` (0: the first). `asking_Q` (int64) are their places in the flattened batch, from 0 to
+    B * T - 1; `visible_QS` (Q, B * T) says what each of them sees instead of what the layout lets it see.
     """
 
+    layers: tuple[int, ...]
     asking_Q: Tensor
     visible_QS: Tensor
 

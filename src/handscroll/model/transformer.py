@@ -5,7 +5,7 @@ Letters: B batch, T tokens, Q tokens of a row whose hidden states are wanted, E 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -105,13 +105,13 @@ class Transformer(nn.Module):
         layout: Layout | None = None,
         cache: Cache | None = None,
         wanted_BQ: Tensor | None = None,
-        crossbatch: Mapping[int, Crossbatch] | None = None,
+        crossbatch: Crossbatch | None = None,
     ) -> Hidden:
         """Hidden states before the head. With a cache the tokens continue its rows, and it is mutated.
 
         `wanted_BQ` (int64): the places in each row whose hidden states are returned, in that order. No layer follows
-        the last one, so that it feeds forward, and without a cache attends, from these places alone. `crossbatch` says
-        for some layers (0: the first) which tokens look across rows; only without a cache.
+        the last one, so that it feeds forward, and without a cache attends, from these places alone. `crossbatch`:
+        tokens that look across rows, in layers before the last; only without a cache.
         """
         if layout is None:
             batch, length = tokens_BT.shape
@@ -127,10 +127,10 @@ class Transformer(nn.Module):
             wanted[-1] = wanted_BQ
             if cache is None:
                 memories = [*memories[:-1], DirectMemory(self.position, layout, wanted_BQ)]
-        if crossbatch:
+        if crossbatch is not None:
             assert cache is None, "rows of a cache are strangers"
-            across = {layer: DirectMemory(self.position, layout, crossbatch=each) for layer, each in crossbatch.items()}
-            memories = [across.get(layer, memory) for layer, memory in enumerate(memories)]
+            across = DirectMemory(self.position, layout, crossbatch=crossbatch)
+            memories = [across if layer in crossbatch.layers else memory for layer, memory in enumerate(memories)]
         layers, weights = [], []
         x_BTE = self.embedding(tokens_BT)
         for block, memory, each_BQ in zip(self.layers, memories, wanted, strict=True):

@@ -40,7 +40,7 @@ Window = Sequence[TokenRow]
 class Batch:
     """int64 tokens and targets; the target of token t is the token after it, or IGNORE where nothing is supervised.
 
-    `crossbatch`: which tokens look into other windows, in the layers that the objective names.
+    `crossbatch`: which tokens look into other windows, and in which layers.
     """
 
     tokens_BT: Tensor
@@ -68,7 +68,9 @@ class Batch:
             positions_BTP=layout.positions_BTP.to(device),
             document_BT=layout.document_BT.to(device) if layout.document_BT is not None else None,
         )
-        across = self.crossbatch and Crossbatch(*(tensor.to(device) for tensor in self.crossbatch))
+        across = self.crossbatch
+        if across is not None:
+            across = Crossbatch(across.layers, across.asking_Q.to(device), across.visible_QS.to(device))
         return Batch(self.tokens_BT.to(device), moved, self.targets_BT.to(device), across)
 
 

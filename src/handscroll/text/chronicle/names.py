@@ -23,7 +23,7 @@ from faker.providers.person.en_US import Provider as English
 from faker.providers.person.zh_CN import Provider as Chinese
 
 from handscroll.text.chronicle import fillers, wordings
-from handscroll.text.chronicle.answers import EVENTS, EVENTS_EN, STREET_NAMES_EN, STREETS, TOWNS, TOWNS_EN, TRADES
+from handscroll.text.chronicle.answers import EVENTS, STREETS, TOWNS, TRADES
 
 Language = Literal["en", "zh"]
 Split = Literal["train", "read"]
@@ -128,7 +128,7 @@ def split_of(name: str) -> Split:
 def name_parts(lang: str) -> NameParts:
     """Surnames and given names of a language, in a fixed order."""
     if lang == "en":
-        taken = {*TOWNS_EN, *STREET_NAMES_EN, "Lane", *EVENTS_EN}
+        taken = {*TOWNS["en"], *" ".join(STREETS["en"]).split(), *EVENTS["en"]}
         families = [name for name in English.last_names if re.fullmatch("[A-Z][a-z]+", name) and name not in taken]
         families = [name for name in families if not any(name != o and name.startswith(o) for o in families)]
         # Families are listed by how common they are, given names alphabetically with their share.

@@ -45,17 +45,13 @@ class CausalLM:
         return token_loss(models, batch, self.chunk)
 
 
-def token_loss(models: Models, batch: Batch, chunk: int, crossbatch: Sequence[int] = ()) -> Loss:
-    """The likelihood term that every next-token objective shares: supervised targets of `models["model"]`.
-
-    `crossbatch`: the layers in which the batch's tokens look across windows.
-    """
+def token_loss(models: Models, batch: Batch, chunk: int) -> Loss:
+    """The likelihood term that every next-token objective shares: supervised targets of `models["model"]`."""
     model, targets_BT = models["model"], batch.targets_BT
     wanted_BQ = supervised_places(targets_BT)
     if wanted_BQ is not None:
         targets_BT = targets_BT.gather(1, wanted_BQ)
-    across = dict.fromkeys(crossbatch, batch.crossbatch) if batch.crossbatch is not None else None
-    hidden_BTE = model.hidden(batch.tokens_BT, batch.layout, wanted_BQ=wanted_BQ, crossbatch=across).last_BTE
+    hidden_BTE = model.hidden(batch.tokens_BT, batch.layout, wanted_BQ=wanted_BQ, crossbatch=batch.crossbatch).last_BTE
     total, count = cross_entropy_sum(
         hidden_BTE.flatten(0, 1), model.output_weight_VE, targets_BT.flatten(), chunk=chunk
     )

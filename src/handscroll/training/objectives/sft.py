@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from handscroll.kernels.likelihood import CHUNK, IGNORE
-from handscroll.model import Crossbatch
+from handscroll.model import Crossbatch, Layout
 from handscroll.training.batch import Batch, TokenRow, Window, collate
 from handscroll.training.objectives.causal_lm import token_loss
 from handscroll.training.objectives.objective import Loss, Models
@@ -66,26 +66,27 @@ class SFT:
         if batch.supervised_tokens == 0:
             raise ValueError(f"none of the {batch.real_tokens} tokens of this batch is supervised: {WAY_OUT}")
         if self.crossbatch and batch.tokens_BT.shape[1] >= self.crossbatch_from:
-            return replace(batch, crossbatch=look_across(batch, self.crossbatch_tokens, rng))
+            return replace(batch, crossbatch=look_across(batch, self.crossbatch, self.crossbatch_tokens, rng))
         return batch
 
     def loss(self, models: Models, batch: Batch) -> Loss:
-        return token_loss(models, batch, self.chunk, self.crossbatch)
+        return token_loss(models, batch, self.chunk)
 
 
-def look_across(batch: Batch, tokens: int, rng: torch.Generator) -> Crossbatch:
+def look_across(batch: Batch, layers: tuple[int, ...], tokens: int, rng: torch.Generator) -> Crossbatch:
     """Up to `tokens` supervised places, which see their own window as ever and of others what precedes any answer."""
     is_supervised_BT = batch.targets_BT != IGNORE
     places_S = is_supervised_BT.flatten().nonzero()[:, 0]
     asking_Q = places_S[torch.randperm(len(places_S), generator=rng)[:tokens].sort().values]
-    index_BT, length = batch.layout.index_BT, batch.layout.index_BT.shape[1]
+    index_BT, document_BT = batch.layout.index_BT, batch.layout.document_BT
     # A target belongs to the place before it: the place that predicts an answer's first token still is context.
     is_context_BT = (is_supervised_BT.cumsum(dim=1) - is_supervised_BT.long() == 0) & (index_BT >= 0)
-    row_S = torch.arange(len(index_BT)).repeat_interleave(length)
-    is_own_QS = row_S[asking_Q][:, None] == row_S
-    index_S = index_BT.flatten()
-    own_QS = is_own_QS & (index_S <= index_S[asking_Q][:, None]) & (index_S >= 0)
-    if batch.layout.document_BT is not None:
-        document_S = batch.layout.document_BT.flatten()
-        own_QS &= document_S[asking_Q][:, None] == document_S
-    return Crossbatch(asking_Q, own_QS | (~is_own_QS & is_context_BT.flatten()))
+    windows, length = index_BT.shape
+    window_S = torch.arange(windows).repeat_interleave(length)
+    # All windows as one row, in which every document of every window keeps to itself.
+    document_S = window_S * length + (0 if document_BT is None else document_BT.flatten())
+    row = Layout.packed(index_BT.reshape(1, -1), batch.layout.positions_BTP[..., 0].reshape(1, -1), document_S[None])
+    own_11QS = row.mask(row.pick(asking_Q[None]))
+    assert own_11QS is not None, "packed documents need a mask"
+    is_other_QS = window_S[asking_Q][:, None] != window_S
+    return Crossbatch(layers, asking_Q, own_11QS[0, 0] | (is_other_QS & is_context_BT.flatten()))
