@@ -17,7 +17,19 @@ from typing import Any
 
 from handscroll.recipes.windows import Excerpts
 from handscroll.text import Tokenizer, read_texts
-from handscroll.text.chronicle import LANGUAGES, Document, Fact, PlacedFact, even_questions, plant, write_document
+from handscroll.text.chronicle import (
+    LANGUAGES,
+    Document,
+    Fact,
+    PlacedFact,
+    answer_sentence,
+    even_questions,
+    plant,
+    question,
+    write_document,
+)
+from handscroll.text.chronicle.document import JOINTS
+from handscroll.text.chronicle.names import name_parts
 from handscroll.text.chronicle.planting import SENTENCE_ENDS
 from handscroll.text.files import write_files
 from handscroll.text.formats import find_files
@@ -83,9 +95,17 @@ class Material:
         return cls(document, {row["lang"]: row["text"] for row in read_lines(folder / TRAINING)})
 
 
-def training_chronicle(seed: int, languages: Sequence[str], tokens: int) -> str:
+def training_chronicle(seed: int, languages: Sequence[str], tokens: int) -> Document:
     """The chronicle that the tokenizer learns from: nobody in it is ever read about."""
-    return write_document(seed + TRAINING_SEED, tuple(languages), tokens, split="train").text
+    return write_document(seed + TRAINING_SEED, tuple(languages), tokens, split="train")
+
+
+def training_turns(chronicle: Document) -> list[str]:
+    """A question about each fact and its answer, and every part of a name: none of these words must fall into bytes."""
+    rng = random.Random(f"turns/{chronicle.seed}")
+    facts = [placed.fact for placed in chronicle.facts]
+    parts = [JOINTS[lang] + part for lang in chronicle.languages for each in name_parts(lang) for part in each]
+    return [*parts, *(turn for fact in facts for turn in (question(fact, rng), answer_sentence(fact)))]
 
 
 def chronicle_material(seed: int, tokens: int, tokenizer: Tokenizer) -> Material:

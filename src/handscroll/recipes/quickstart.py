@@ -200,7 +200,9 @@ class _Run:
                 languages = tuple(self.corpus) or LANGUAGES
                 chronicle = texts.training_chronicle(self.options.seed, languages, self.scale.vocabulary_tokens)
                 own = [text[:TOKENIZER_CHARACTERS] for text in self.corpus.values()]
-                learnt = Tokenizer.train([chronicle, *own], self.scale.vocabulary, han="isolated")
+                learnt = Tokenizer.train(
+                    [chronicle.text, *texts.training_turns(chronicle), *own], self.scale.vocabulary, han="isolated"
+                )
                 # As every row of the curriculum begins, so shall whatever else the model is given.
                 learnt.config["add_bos_token"] = True
                 with replacing(folder) as draft:
@@ -279,7 +281,7 @@ class _Run:
         seed, own = self.options.seed, tuple(material.training.values())
         if not own:
             tokens = self.scale.vocabulary_tokens // TEXT_SHARE
-            own = (texts.training_chronicle(seed, material.document.languages, tokens),)
+            own = (texts.training_chronicle(seed, material.document.languages, tokens).text,)
         return Curriculum(stages, tokenizer, material.excerpts, seed, own)
 
     def _models(self, tokenizer: Tokenizer) -> dict[str, Transformer]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from handscroll.recipes.curriculum import Stage
 
 # About the length of a sentence, and of a question with its answer, to guess how many facts a window has room for.
-SENTENCE_TOKENS, TURN_TOKENS = 13, 26
+SENTENCE_TOKENS, TURN_TOKENS = 12, 24
 # How often a filler is followed by another, or put before a fact.
 FILLERS = 0.4
 LARGEST_POOL = 30

@@ -1,5 +1,8 @@
 """Full names of the chronicle's people, from the first and last names that `faker` collects.
 
+Its Chinese given names are made of a hundred characters, and six people of a long text would share each: others that
+are common in names stand beside them, so that both languages have as many given names.
+
 Knows which names exist, and that training and reading never share one. Leaves to others who does what under a name.
 
 The split is a property of the name itself: a stable hash of it decides between "train" and "read", so the two are
@@ -33,6 +36,12 @@ SPLITS: tuple[Split, ...] = ("train", "read")
 # Rarer names would spend vocabulary on words that are seen a few times.
 COMMON_FAMILIES = 300
 COMMON_GIVEN = 300
+GIVEN_ZH = (
+    "昊睿轩涵怡昕皓奕翔诚谦哲泽沐宸煜烨炜栋栩霖骏骁驰毅韬彦恺恒恩悦愉忱怀懿璇琪瑶瑾瑛珊琛珂珏琬琰璟璋琨玥玮琦瑄"
+    "妍娴婉嫣姝娅妮妙婕娥婵媛嫒妤姗姣姿娇婧媚婳菲蓉蕾薇芷芸茜茵莎萱蓓蔓蕊蕴薰苓荔菁菡萌蔚芙芹苒茉曦晖晗晴昱晟曜旻"
+    "昶昭晓晞暄旦映昀晔铭锋锐钧钰铮铠锴铎浚沛泓洵浠涓淇淳淼渊滢漪潇澜澄润泳沁沅汐洛棠桐楷榕槿樱杉枫栎桦榆骞腾跃翊"
+    "翎翰翠羽祺祥禧祯禄勉厚孝弘雅韵诗颂馨馥振擎峻峥嵘岚崇嵩屹群宏宥寅威坚逸遥迪迅慈纯素缤绮缨彪彤茂启喆咏培垚坦亨"
+)
 # Of 256 hash values: below it the name is for reading.
 READ_SHARE = 128
 
@@ -136,9 +145,9 @@ def name_parts(lang: str) -> NameParts:
         given = [name for name in given if re.fullmatch("[A-Z][a-z]+", name) and name not in {*taken, *families}]
         return NameParts(tuple(dict.fromkeys(families))[:COMMON_FAMILIES], tuple(given[:COMMON_GIVEN]))
     words = _chinese_words()
-    given = [name for name in dict.fromkeys("".join(Chinese.first_names)) if name not in words]
+    given = [name for name in dict.fromkeys("".join(Chinese.first_names) + GIVEN_ZH) if name not in words]
     surnames = [name for name in Chinese.last_names if len(name) == 1 and name not in {*words, *given}]
-    return NameParts(tuple(dict.fromkeys(surnames)), tuple(given))
+    return NameParts(tuple(dict.fromkeys(surnames)), tuple(given[:COMMON_GIVEN]))
 
 
 def _chinese_words() -> str:
