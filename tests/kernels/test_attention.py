@@ -21,6 +21,7 @@ SHAPES = [
     (4, 1, 1, 600, 64),
     (2, 2, 1, 17, 16),
     (6, 2, 9, 40, 16),
+    (4, 2, 150, 150, 16),
 ]
 MASKS = ["none", "causal", "shared", "row", "head", "head only"]
 # Causal means that queries and keys are the same tokens.

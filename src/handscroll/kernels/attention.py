@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from handscroll.kernels.tiled_attention import causal_attention
+
 
 def attention(query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """Grouped-query attention, softmax(q k^T / sqrt(D)) v, in PyTorch's fused kernel.
@@ -29,6 +31,8 @@ def attention(query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, mask: Te
         if mask is not None and mask.dim() > 2 and mask.shape[-3] > 1:
             mask = mask.reshape(*mask.shape[:-3], num_kv_heads, group, mask.shape[-1])
         return F.scaled_dot_product_attention(folded, key_BKSD, value_BKSD, attn_mask=mask).reshape(query_BHTD.shape)
+    if causal and query_BHTD.requires_grad and query_BHTD.device.type == "cpu" and query_BHTD.dtype == torch.float32:
+        return causal_attention(query_BHTD, key_BKSD, value_BKSD)
     return F.scaled_dot_product_attention(
         query_BHTD, key_BKSD, value_BKSD, attn_mask=mask, is_causal=causal and length > 1, enable_gqa=group > 1
     )
