@@ -53,6 +53,17 @@ def test_equals_no_cache_when_the_budget_covers_the_text(
     close(feed(model, start(variant, model, 3), tokens_BT, chunks), model(tokens_BT))
 
 
+def test_wanted_places_are_those_of_the_whole(variant: str, model: Transformer, tokens_BT: Tensor) -> None:
+    """Whoever asks in the last layer, the same is remembered: reading on gives the same, too."""
+    lengths, wanted_BQ = [100, 64, 3], torch.tensor([[99, 5], [63, 0], [2, 1]])
+    layout = Layout.rows(lengths)
+    rows = torch.arange(3)[:, None]
+    whole, some = start(variant, model, 3), start(variant, model, 3)
+    expected_BQE = model.hidden(tokens_BT[:, :100], layout, whole).last_BTE[rows, wanted_BQ]
+    close(model.hidden(tokens_BT[:, :100], layout, some, wanted_BQ).last_BTE, expected_BQE)
+    close(model(tokens_BT[:, 100:], cache=some), model(tokens_BT[:, 100:], cache=whole))
+
+
 def test_ragged_rows_equal_each_row_alone(variant: str, model: Transformer, tokens_BT: Tensor) -> None:
     lengths = [40, 7, 1]
     cache = start(variant, model, 3)

@@ -14,7 +14,7 @@ class WindowReference(DirectMemory):
 
     window = 20
 
-    def attend(self, query_BHTD, key_BKTD, value_BKTD, layout):  # type: ignore[no-untyped-def]
+    def attend(self, query_BHTD, key_BKTD, value_BKTD, layout, asking=None):  # type: ignore[no-untyped-def]
         query_BHTD = self.position.rotate(query_BHTD, self.rotation)
         key_BKTD = self.position.rotate(key_BKTD, self.rotation)
         index_T = torch.arange(query_BHTD.shape[2])

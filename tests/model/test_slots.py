@@ -88,7 +88,11 @@ class Recorder:
     def __init__(self, inner: DirectMemory):
         self.inner, self.shapes = inner, []
 
-    def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended:
+    some_may_ask = True
+
+    def attend(
+        self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
+    ) -> Attended:
         self.shapes.append(tuple(tuple(x.shape) for x in (query_BHTD, key_BKTD, value_BKTD)))
         return self.inner.attend(query_BHTD, key_BKTD, value_BKTD, layout)
 
@@ -120,7 +124,11 @@ def test_attention_hands_over_unrotated_keys(name: str) -> None:
     keys = []
 
     class Memory:
-        def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended:
+        some_may_ask = True
+
+        def attend(
+            self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
+        ) -> Attended:
             keys.append(key_BKTD)
             return Attended(query_BHTD, None)
 

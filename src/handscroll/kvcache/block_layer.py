@@ -71,7 +71,10 @@ class BlockLayer(LayerCache):
     def lengths(self) -> tuple[int, ...]:
         return tuple(row.length for row in self.rows)
 
-    def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended:
+    def attend(
+        self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
+    ) -> Attended:
+        assert asking is None, "queries choose blocks: all of them ask"
         assert layout.starts == self.lengths and layout.lengths is not None, "rows continue where the cache ends"
         if self._buffers is None:
             self._buffers = Buffers.empty(key_BKTD, self.sizes.attended)

@@ -30,6 +30,8 @@ class Full:
 
 
 class FullLayer(LayerCache):
+    some_may_ask = True
+
     def __init__(self, position: Position, store: TokenStore, shared: PerForward):
         self.position = position
         self.store = store
@@ -39,9 +41,13 @@ class FullLayer(LayerCache):
     def lengths(self) -> tuple[int, ...]:
         return tuple(self.store.lengths)
 
-    def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended:
+    def attend(
+        self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
+    ) -> Attended:
         rotation = self.shared.get(layout, "rotation", lambda: self.position.rotation(layout.positions_BTP[..., 0]))
         self.append(self.position.rotate(key_BKTD, rotation), value_BKTD, layout)
+        if asking is not None:
+            layout, rotation = asking, self.position.rotation(asking.positions_BTP[..., 0])
         assert self.store.key_BKSD is not None and self.store.value_BKSD is not None
         used = self.store.used
         causal = layout.is_uniform and layout.starts is not None and layout.starts[0] == 0 and self.sees_all(used)

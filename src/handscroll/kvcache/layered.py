@@ -36,13 +36,18 @@ class PerForward:
 class LayerCache(ABC):
     """One layer's memory. A policy implements these; `attend` and `append` mutate, `view` and `bytes` do not."""
 
+    # Whether fewer queries than keys may come: not where what is remembered depends on who asks.
+    some_may_ask = False
+
     @property
     @abstractmethod
     def lengths(self) -> tuple[int, ...]:
         """Tokens read, per row."""
 
     @abstractmethod
-    def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended: ...
+    def attend(
+        self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
+    ) -> Attended: ...
 
     @abstractmethod
     def bytes(self) -> Bytes: ...

@@ -98,6 +98,13 @@ class Layout:
         return Layout(self.index_BT.gather(1, wanted_BQ), positions_BQP, document_BQ, self.capture)
 
 
+class Asking(NamedTuple):
+    """The places of each row (B, Q) whose hidden states are wanted, and the layout of these alone."""
+
+    places_BQ: Tensor
+    layout: Layout
+
+
 def pick(x_BTF: Tensor, wanted_BQ: Tensor) -> Tensor:
     """(B, Q, F): the features at these places of each row."""
     return x_BTF.gather(1, wanted_BQ[..., None].expand(-1, -1, x_BTF.shape[-1]))

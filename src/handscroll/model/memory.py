@@ -46,18 +46,29 @@ class Crossbatch(NamedTuple):
     """Tokens of a training batch that also see other rows (crossbatch training, arXiv 2307.03170, section 3.2).
 
     They do so in `layers` (0: the first). `asking_Q` (int64) are their places in the flattened batch, from 0 to
-    B * T - 1; `visible_QS` (Q, B * T) says what each of them sees instead of what the layout lets it see.
+    B * T - 1; `visible_QS` (Q, B * T) says what each of them sees instead of what the layout lets it see. What a head
+    reads is multiplied by `heads_HQ` (H, Q): 0 where it is dropped (DropHead, arXiv 2004.13342).
     """
 
     layers: tuple[int, ...]
     asking_Q: Tensor
     visible_QS: Tensor
+    heads_HQ: Tensor | None = None
 
 
 class LayerMemory(Protocol):
-    """One layer's memory. `attend` mutates a cache: it appends the new keys and values, then attends."""
+    """One layer's memory. `attend` mutates a cache: it appends the new keys and values, then attends.
 
-    def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended: ...
+    `asking`: the layout of the queries where they are fewer than the keys, given only to a memory that
+    `some_may_ask`: one that remembers keys and values whoever asks for them.
+    """
+
+    @property
+    def some_may_ask(self) -> bool: ...
+
+    def attend(
+        self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
+    ) -> Attended: ...
 
 
 class Cache(Protocol):
@@ -91,32 +102,28 @@ class CachePolicy(Protocol):
 class DirectMemory:
     """Attention among the forward's own tokens. Stateless, so one instance serves all layers and any recomputation.
 
-    `wanted_BQ`: queries come from these places of each row only, keys and values from all. `crossbatch`: some tokens
-    look across rows.
+    `crossbatch`: of all tokens some look across rows.
     """
 
-    def __init__(
-        self,
-        position: Position,
-        layout: Layout,
-        wanted_BQ: Tensor | None = None,
-        crossbatch: Crossbatch | None = None,
-    ):
-        assert crossbatch is None or wanted_BQ is None, "of all tokens some look across rows"
-        self.position, self.crossbatch = position, crossbatch
-        self.rotation = self.query_rotation = position.rotation(layout.positions_BTP[..., 0])
-        asking = None if wanted_BQ is None else layout.pick(wanted_BQ)
-        if asking is not None:
-            self.query_rotation = position.rotation(asking.positions_BTP[..., 0])
-        self.mask_B1TS = layout.mask(asking)
+    some_may_ask = True
 
-    def attend(self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> Attended:
-        query_BHTD = self.position.rotate(query_BHTD, self.query_rotation)
+    def __init__(self, position: Position, layout: Layout, crossbatch: Crossbatch | None = None):
+        self.position, self.crossbatch = position, crossbatch
+        self.rotation = position.rotation(layout.positions_BTP[..., 0])
+        self.mask_B1TS = layout.mask()
+
+    def attend(
+        self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
+    ) -> Attended:
+        rotation, mask_B1TS = self.rotation, self.mask_B1TS
+        if asking is not None:
+            rotation, mask_B1TS = self.position.rotation(asking.positions_BTP[..., 0]), layout.mask(asking)
+        query_BHTD = self.position.rotate(query_BHTD, rotation)
         key_BKTD = self.position.rotate(key_BKTD, self.rotation)
-        causal = self.mask_B1TS is None
+        causal = mask_B1TS is None
         if layout.capture.weights:
-            return Attended(*attention_with_weights(query_BHTD, key_BKTD, value_BKTD, self.mask_B1TS, causal))
-        out_BHTD = attention(query_BHTD, key_BKTD, value_BKTD, self.mask_B1TS, causal)
+            return Attended(*attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask_B1TS, causal))
+        out_BHTD = attention(query_BHTD, key_BKTD, value_BKTD, mask_B1TS, causal)
         if self.crossbatch is not None:
             out_BHTD = _look_across(self.crossbatch, out_BHTD, query_BHTD, key_BKTD, value_BKTD)
         return Attended(out_BHTD, None)
@@ -131,6 +138,8 @@ def _look_across(
     )
     asking_1HQD = query_HPD.index_select(1, crossbatch.asking_Q)[None]
     across_1HQD = attention(asking_1HQD, key_KPD[None], value_KPD[None], crossbatch.visible_QS, False)
+    if crossbatch.heads_HQ is not None:
+        across_1HQD = across_1HQD * crossbatch.heads_HQ[..., None]
     batch, heads, length, width = out_BHTD.shape
     out_HPD = out_BHTD.transpose(0, 1).flatten(1, 2).index_copy(1, crossbatch.asking_Q, across_1HQD[0])
     return out_HPD.view(heads, batch, length, width).transpose(0, 1)

@@ -18,7 +18,7 @@ from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.families import Source
 from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.initialization import initialize
-from handscroll.model.layout import Layout, pick
+from handscroll.model.layout import Asking, Layout, pick
 from handscroll.model.memory import Cache, Crossbatch, DirectMemory, LayerMemory
 from handscroll.model.norm import NORMS
 from handscroll.model.position import make_position
@@ -47,18 +47,17 @@ class Block(nn.Module):
         self.feedforward = chosen("feedforward", config.feedforward, FEEDFORWARDS)(config)
 
     def forward(
-        self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, wanted_BQ: Tensor | None = None
+        self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, asking: Asking | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, T, E) in and out; with `wanted_BQ` (B, Q, E) out: the other tokens give only their keys and values.
+        """(B, T, E) in and out; with `asking` (B, Q, E) out: the other tokens give only their keys and values.
 
-        A cache is asked by all tokens all the same: what it remembers may depend on it.
+        Of some memories all tokens ask all the same: what these remember depends on it.
         """
         normed_BTE, _ = self.attention_norm(x_BTE, layout)
-        asking_BQ = wanted_BQ if isinstance(memory, DirectMemory) else None
-        attended_BTE, weights_BHTS = self.attention(normed_BTE, memory, layout, asking_BQ)
-        if wanted_BQ is not None:
-            x_BTE, layout = pick(x_BTE, wanted_BQ), layout.pick(wanted_BQ)
-            attended_BTE = attended_BTE if asking_BQ is not None else pick(attended_BTE, wanted_BQ)
+        attended_BTE, weights_BHTS = self.attention(normed_BTE, memory, layout, asking if memory.some_may_ask else None)
+        if asking is not None:
+            x_BTE, layout = pick(x_BTE, asking.places_BQ), asking.layout
+            attended_BTE = attended_BTE if memory.some_may_ask else pick(attended_BTE, asking.places_BQ)
         x_BTE = x_BTE + attended_BTE
         normed_BTE, _ = self.feedforward_norm(x_BTE, layout)
         fed_BTE, _ = self.feedforward(normed_BTE, layout)
@@ -110,8 +109,8 @@ class Transformer(nn.Module):
         """Hidden states before the head. With a cache the tokens continue its rows, and it is mutated.
 
         `wanted_BQ` (int64): the places in each row whose hidden states are returned, in that order. No layer follows
-        the last one, so that it feeds forward, and without a cache attends, from these places alone. `crossbatch`:
-        tokens that look across rows, in layers before the last; only without a cache.
+        the last one, so that it attends, where the memory allows it, and feeds forward from these places alone.
+        `crossbatch`: tokens that look across rows, in layers before the last; only without a cache.
         """
         if layout is None:
             batch, length = tokens_BT.shape
@@ -122,27 +121,24 @@ class Transformer(nn.Module):
         )
         # A cache is mutated by attention: a block that is recomputed would append its tokens twice.
         recompute = self.activation_checkpointing and torch.is_grad_enabled() and cache is None
-        wanted: list[Tensor | None] = [None] * len(self.layers)
-        if wanted_BQ is not None:
-            wanted[-1] = wanted_BQ
-            if cache is None:
-                memories = [*memories[:-1], DirectMemory(self.position, layout, wanted_BQ)]
+        last = None if wanted_BQ is None else Asking(wanted_BQ, layout.pick(wanted_BQ))
         if crossbatch is not None:
             assert cache is None, "rows of a cache are strangers"
             across = DirectMemory(self.position, layout, crossbatch=crossbatch)
             memories = [across if layer in crossbatch.layers else memory for layer, memory in enumerate(memories)]
         layers, weights = [], []
         x_BTE = self.embedding(tokens_BT)
-        for block, memory, each_BQ in zip(self.layers, memories, wanted, strict=True):
+        for number, (block, memory) in enumerate(zip(self.layers, memories, strict=True), 1):
+            asking = last if number == len(self.layers) else None
             if recompute:
-                x_BTE, weights_BHTS = checkpoint(block, x_BTE, memory, layout, each_BQ, use_reentrant=False)
+                x_BTE, weights_BHTS = checkpoint(block, x_BTE, memory, layout, asking, use_reentrant=False)
             else:
-                x_BTE, weights_BHTS = block(x_BTE, memory, layout, each_BQ)
+                x_BTE, weights_BHTS = block(x_BTE, memory, layout, asking)
             if layout.capture.layers:
                 layers.append(x_BTE)
             if weights_BHTS is not None:
                 weights.append(weights_BHTS)
-        last_BTE, _ = self.norm(x_BTE, layout if wanted_BQ is None else layout.pick(wanted_BQ))
+        last_BTE, _ = self.norm(x_BTE, layout if last is None else last.layout)
         return Hidden(last_BTE, tuple(layers), tuple(weights))
 
     def logits(self, hidden_BTE: Tensor) -> Tensor:

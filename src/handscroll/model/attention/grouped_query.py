@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from handscroll.model.config import ModelConfig
-from handscroll.model.layout import Layout, pick
+from handscroll.model.layout import Asking, Layout, pick
 from handscroll.model.memory import LayerMemory
 
 
@@ -23,16 +23,17 @@ class GroupedQueryAttention(nn.Module):
         self.o = nn.Linear(config.num_heads * head_width, width, bias=config.output_bias)
 
     def forward(
-        self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, wanted_BQ: Tensor | None = None
+        self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, asking: Asking | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """(B, T, E) in and out; attention weights (B, H, T, S) as well where the layout captures them.
 
-        With `wanted_BQ` only these places of each row ask, and the memory expects so: (B, Q, E) out.
+        With `asking` only these places of each row ask: (B, Q, E) out.
         """
-        asking_BQE = x_BTE if wanted_BQ is None else pick(x_BTE, wanted_BQ)
+        asking_BQE = x_BTE if asking is None else pick(x_BTE, asking.places_BQ)
         query_BHQD, key_BKTD, value_BKTD = (
             projection(from_BTE).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
             for projection, from_BTE in ((self.q, asking_BQE), (self.k, x_BTE), (self.v, x_BTE))
         )
-        out_BHQD, weights_BHQS = memory.attend(query_BHQD, key_BKTD, value_BKTD, layout)
+        asking_layout = None if asking is None else asking.layout
+        out_BHQD, weights_BHQS = memory.attend(query_BHQD, key_BKTD, value_BKTD, layout, asking_layout)
         return self.o(out_BHQD.transpose(1, 2).flatten(2)), weights_BHQS
