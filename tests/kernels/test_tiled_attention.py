@@ -1,4 +1,4 @@
-"""Tiled causal attention equals the slow reference and PyTorch's kernel, gradients included, and holds no T x T scores."""
+"""Tiled attention equals the slow reference and PyTorch's kernel, gradients included, and holds no T x T scores."""
 
 from __future__ import annotations
 

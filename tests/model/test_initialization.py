@@ -98,15 +98,15 @@ def looked_back(num_heads: int, num_kv_heads: int, *, noise: bool) -> tuple[torc
 
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(2, 2), (4, 2), (4, 1)])
 def test_heads_look_back(num_heads: int, num_kv_heads: int) -> None:
-    """Head h reads h + 1 tokens back: always where content says nothing, most of all with the drawn weights."""
+    """Head h reads h + 1 tokens back: always where content says nothing, nearly always with the drawn weights."""
     _, weights_BHTS = looked_back(num_heads, num_kv_heads, noise=False)
     for head in range(num_heads):
         distances = torch.arange(100) - weights_BHTS[:, head].argmax(-1)
         assert (distances[:, head + 1 :] == head + 1).all()
     mean_HD, _ = looked_back(num_heads, num_kv_heads, noise=True)
     assert mean_HD.argmax(1).tolist() == [head + 1 for head in range(num_heads)]
-    # The neighbours of that token share the rest: low frequencies hardly tell them apart.
-    assert (mean_HD.max(1).values > 0.3).all()
+    # Its neighbours get next to nothing, although low frequencies hardly tell them apart.
+    assert (mean_HD.max(1).values > 0.9).all()
 
 
 def test_looking_back_needs_biases() -> None:
@@ -115,7 +115,7 @@ def test_looking_back_needs_biases() -> None:
         look_back(model)
 
 
-def test_looking_back_changes_two_biases_only() -> None:
+def test_looking_back_changes_only_what_scores_in_the_first_layer() -> None:
     model, plain = Transformer(CONFIG), Transformer(CONFIG)
     look_back(model)
     changed = {
@@ -123,4 +123,4 @@ def test_looking_back_changes_two_biases_only() -> None:
         for (name, parameter), before in zip(model.named_parameters(), plain.parameters(), strict=True)
         if not torch.equal(parameter, before)
     }
-    assert changed == {"layers.0.attention.q.bias", "layers.0.attention.k.bias"}
+    assert changed == {f"layers.0.attention.{name}.{part}" for name in "qk" for part in ("weight", "bias")}

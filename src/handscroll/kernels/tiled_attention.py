@@ -25,7 +25,7 @@ SCORES = 1 << 18
 
 
 def causal_attention(query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v for queries that are the last T of S tokens, T <= S; each sees itself and earlier keys.
+    """softmax(q k^T / sqrt(D)) v for queries that are the last T of S tokens; each sees itself and earlier keys.
 
     Returns (B, H, T, D). Gradients reach all three.
     """
@@ -54,7 +54,8 @@ def _probabilities(query_NRD: Tensor, key_NSD: Tensor, group: int, later: Tensor
     scores_NRS = torch.bmm(query_NRD, key_NSD.transpose(1, 2))
     tokens = query_NRD.shape[1] // group
     # Only the tile's own tokens can lie in the future of one of them.
-    scores_NRS.unflatten(1, (group, tokens))[..., -tokens:].masked_fill_(later[:tokens, :tokens], float("-inf"))
+    own_NGTT = scores_NRS.view(len(scores_NRS), group, tokens, -1)[..., -tokens:]
+    own_NGTT.masked_fill_(later[:tokens, :tokens], float("-inf"))
     return scores_NRS.softmax(dim=-1)
 
 
@@ -72,7 +73,7 @@ class _CausalAttention(torch.autograd.Function):
             query_NRD = query_NGTD[pairs, :, tokens].flatten(1, 2)
             probs_NRS = _probabilities(query_NRD, key_NSD[pairs, :seen], group, later)
             out_NRD = torch.bmm(probs_NRS, value_NSD[pairs, :seen])
-            out_NGTD[pairs, :, tokens] = out_NRD.unflatten(1, (group, -1))
+            out_NGTD[pairs, :, tokens] = out_NRD.view(len(out_NRD), group, -1, width)
         ctx.save_for_backward(query_NGTD, key_NSD, value_NSD, out_NGTD, later)
         return out_NGTD.view(query_BHTD.shape)
 
@@ -96,11 +97,11 @@ class _CausalAttention(torch.autograd.Function):
             grad_scores_NRS = torch.baddbmm(drift_NR1, grad_NRD, value.transpose(1, 2), beta=-1).mul_(probs_NRS)
             grad_key_NSD[pairs, :seen].baddbmm_(grad_scores_NRS.transpose(1, 2), query_NRD)
             grad_query_NRD = torch.bmm(grad_scores_NRS, key)
-            grad_query_NGTD[pairs, :, tokens] = grad_query_NRD.unflatten(1, (group, -1))
+            grad_query_NGTD[pairs, :, tokens] = grad_query_NRD.view(len(grad_query_NRD), group, -1, width)
         grad_query_NGTD /= math.sqrt(width)
         batch = grad_BHTD.shape[0]
         return (
             grad_query_NGTD.view(grad_BHTD.shape),
-            grad_key_NSD.unflatten(0, (batch, -1)),
-            grad_value_NSD.unflatten(0, (batch, -1)),
+            grad_key_NSD.view(batch, -1, *grad_key_NSD.shape[1:]),
+            grad_value_NSD.view(batch, -1, *grad_value_NSD.shape[1:]),
         )
