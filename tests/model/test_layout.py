@@ -73,3 +73,24 @@ def test_layout_is_a_value() -> None:
     layout = Layout.rows([2])
     with pytest.raises(dataclasses.FrozenInstanceError):
         layout.starts = (1,)  # type: ignore[misc]
+
+
+def test_text_lengths_of_rows() -> None:
+    layout = Layout.rows([3, 1, 0], [10, 0, 5], size=4)
+    assert layout.text_lengths().tolist() == [[13], [1], [5]]
+    told = Layout.rows([3, 1, 0], [10, 0, 5], totals=[20, 1, 4])
+    assert told.text_lengths().tolist() == [[20], [1], [5]]
+    wanted_BQ = torch.tensor([[0, 1], [0, 0], [0, 2]])
+    assert told.text_lengths(told.pick(wanted_BQ)).tolist() == [[20], [1], [5]]
+
+
+def test_text_lengths_of_documents() -> None:
+    """Each token stands in its own document; padding in none, which must only be finite."""
+    index_BT = torch.tensor([[0, 1, 2, 3, 4, -1], [0, 1, 2, 3, 4, 5]])
+    positions_BT = torch.tensor([[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 0]])
+    document_BT = torch.tensor([[0, 0, 7, 7, 7, -1], [3, 3, 3, 3, 3, 4]])
+    layout = Layout.packed(index_BT, positions_BT, document_BT)
+    assert layout.text_lengths().tolist() == [[2, 2, 3, 3, 3, 1], [5, 5, 5, 5, 5, 1]]
+    assert layout.text_lengths(layout.pick(torch.tensor([[4, 0], [5, 1]]))).tolist() == [[3, 2], [1, 5]]
+    whole = Layout(index_BT[1:], index_BT[1:, :, None])
+    assert whole.text_lengths().tolist() == [[6] * 6]

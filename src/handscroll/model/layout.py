@@ -29,6 +29,7 @@ class Layout:
 
     `starts` and `lengths` (one per row) are known on the host when each row is one contiguous run of real tokens,
     padded on the right; a cache needs them. They are None for packed training windows, which no cache takes.
+    `totals` (one per row): the length of each row's text where it is known that more of it follows.
     """
 
     index_BT: Tensor
@@ -37,6 +38,7 @@ class Layout:
     capture: Capture = Capture()
     starts: tuple[int, ...] | None = None
     lengths: tuple[int, ...] | None = None
+    totals: tuple[int, ...] | None = None
 
     @classmethod
     def rows(
@@ -45,10 +47,14 @@ class Layout:
         starts: Sequence[int] | None = None,
         *,
         size: int | None = None,
+        totals: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
         capture: Capture = Capture(),
     ) -> Layout:
-        """Rows of `lengths[b]` real tokens that continue a sequence at `starts[b]` (0), right-padded to `size`."""
+        """Rows of `lengths[b]` real tokens that continue a sequence at `starts[b]` (0), right-padded to `size`.
+
+        `totals[b]` tells the length of a text that is read in several forwards.
+        """
         starts = tuple(starts) if starts is not None else (0,) * len(lengths)
         size = max(lengths) if size is None else size
         offsets_T = torch.arange(size, device=device)
@@ -60,7 +66,8 @@ class Layout:
             index_BT = starts_B[:, None] + offsets_T
             index_BT = index_BT.masked_fill(offsets_T >= lengths_B[:, None], -1)
         positions_BTP = index_BT.clamp(min=0)[..., None]
-        return cls(index_BT, positions_BTP, None, capture, starts, tuple(lengths))
+        told = tuple(totals) if totals is not None else None
+        return cls(index_BT, positions_BTP, None, capture, starts, tuple(lengths), told)
 
     @classmethod
     def packed(cls, index_BT: Tensor, positions_BT: Tensor, document_BT: Tensor) -> Layout:
@@ -90,6 +97,24 @@ class Layout:
         if asking.document_BT is not None and self.document_BT is not None:
             mask_BQS &= asking.document_BT[:, :, None] == self.document_BT[:, None, :]
         return mask_BQS[:, None]
+
+    def text_lengths(self, asking: Layout | None = None) -> Tensor:
+        """Tokens of the text that each token stands in: (B, 1) for rows, (B, T) for packed documents.
+
+        A text is as long as what has been read of it when this forward ends, or as `totals` say. With `asking`, places
+        picked from this layout, those of these: (B, 1) or (B, Q).
+        """
+        if self.starts is not None and self.lengths is not None:
+            ends = [start + length for start, length in zip(self.starts, self.lengths, strict=True)]
+            longest = map(max, ends, self.totals or ends)
+            return torch.tensor(list(longest), device=self.index_BT.device)[:, None]
+        document_BT, asking_BQ = (
+            torch.zeros_like(layout.index_BT) if layout.document_BT is None else layout.document_BT + 1
+            for layout in (self, asking or self)
+        )
+        ends_BT = self.positions_BTP[..., 0] + 1
+        longest_BN = ends_BT.new_zeros(len(ends_BT), int(document_BT.max()) + 1)
+        return longest_BN.scatter_reduce(1, document_BT, ends_BT, "amax").gather(1, asking_BQ)
 
     def pick(self, wanted_BQ: Tensor) -> Layout:
         """Where the tokens at these places of each row stand."""
