@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply
 
 from handscroll.model import RopeOptions
 from handscroll.model.position import Rope
-from handscroll.model.position.rope import TABLE_LIMIT
+from handscroll.model.position.rotary import TABLE_LIMIT
 
 FAR = 10_000_000
 THETAS = (1e4, 1e6)

@@ -11,13 +11,22 @@ from torch import Tensor
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from handscroll.model import Attended, Layout, ModelConfig, Transformer
+from handscroll.model import Attended, Layout, ModelConfig, RopeOptions, Transformer
 from handscroll.model.attention import ATTENTIONS
 from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.initialization import initialize
 from handscroll.model.memory import DirectMemory
 from handscroll.model.norm import NORMS
-from handscroll.model.position import POSITIONS, make_position
+from handscroll.model.position import (
+    POSITIONS,
+    DynamicOptions,
+    LinearOptions,
+    Llama3Options,
+    LongRopeOptions,
+    NtkOptions,
+    YarnOptions,
+    make_position,
+)
 
 CONFIG = ModelConfig(
     vocab_size=50,
@@ -137,9 +146,24 @@ def test_attention_hands_over_unrotated_keys(name: str) -> None:
     torch.testing.assert_close(keys[0], keys[0][:, :, :1].expand_as(keys[0]))
 
 
-@pytest.mark.parametrize("options", list(POSITIONS))
+OPTIONS = [
+    RopeOptions(),
+    LinearOptions(factor=4.0),
+    NtkOptions(factor=4.0),
+    DynamicOptions(factor=4.0),
+    YarnOptions(factor=4.0, original_max_positions=16),
+    Llama3Options(factor=4.0, original_max_positions=16, low_freq_factor=1.0, high_freq_factor=4.0),
+    LongRopeOptions(short_factor=(1.0,) * 6, long_factor=(1, 1.2, 1.5, 2, 3, 4), original_max_positions=16),
+]
+
+
+def test_every_position_has_options_here() -> None:
+    assert [type(options) for options in OPTIONS] == list(POSITIONS)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: type(options).__name__)
 def test_position(options: Any) -> None:
-    config = dataclasses.replace(CONFIG, position=options())
+    config = dataclasses.replace(CONFIG, position=options)
     position = make_position(config)
     x_BHTD = torch.randn(2, 3, 5, config.head_width, requires_grad=True)
     for positions in (torch.arange(5), torch.arange(10).view(2, 5), torch.arange(30).view(2, 3, 5)):

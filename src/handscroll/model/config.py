@@ -11,9 +11,17 @@ Variant = TypeVar("Variant")
 
 @dataclass(frozen=True)
 class RopeOptions:
-    """Rotary position embedding (RoFormer, arXiv 2104.09864): angle of pair i at position p is p * theta^(-2i/D)."""
+    """Rotary position embedding (RoFormer, arXiv 2104.09864): angle of pair i at position p is p * theta^(-2i/D).
+
+    Options that stretch the window are kinds of these, each in its file of `position/`.
+    """
 
     theta: float = 10000.0
+
+    def check_head(self, head_width: int) -> None:
+        """ValueError where heads of this width can't be turned so."""
+        if head_width % 2:
+            raise ValueError(f"head_width={head_width} is odd: rotary positions turn pairs of features")
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,7 @@ class ModelConfig:
                 f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}: "
                 "every kv head serves the same number of query heads"
             )
-        if self.head_width % 2:
-            raise ValueError(f"head_width={self.head_width} is odd: rotary positions turn pairs of features")
+        self.position.check_head(self.head_width)
 
 
 def chosen(slot: str, name: str, variants: Mapping[str, Variant]) -> Variant:

@@ -16,7 +16,7 @@ from torch import Tensor
 from handscroll.kernels.attention import attention, attention_with_weights
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
-from handscroll.model.position import Position
+from handscroll.model.position import Position, rotation_of
 
 
 class Attended(NamedTuple):
@@ -109,7 +109,7 @@ class DirectMemory:
 
     def __init__(self, position: Position, layout: Layout, crossbatch: Crossbatch | None = None):
         self.position, self.crossbatch = position, crossbatch
-        self.rotation = position.rotation(layout.positions_BTP[..., 0])
+        self.rotation = rotation_of(position, layout)
         self.mask_B1TS = layout.mask()
 
     def attend(
@@ -117,7 +117,7 @@ class DirectMemory:
     ) -> Attended:
         rotation, mask_B1TS = self.rotation, self.mask_B1TS
         if asking is not None:
-            rotation, mask_B1TS = self.position.rotation(asking.positions_BTP[..., 0]), layout.mask(asking)
+            rotation, mask_B1TS = rotation_of(self.position, layout, asking), layout.mask(asking)
         query_BHTD = self.position.rotate(query_BHTD, rotation)
         key_BKTD = self.position.rotate(key_BKTD, self.rotation)
         causal = mask_B1TS is None

@@ -1,0 +1,83 @@
+"""What all rotary positions share: turning pairs of features, halves paired as in GPT-NeoX and Hugging Face's Llama.
+
+A variant says how fast each pair turns, and by what cosine and sine are multiplied. Angles are computed in float64 and
+cast after cosine and sine.
+
+Letters: B batch, T tokens, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+# The table of angles grows with the positions asked for; past the limit they are computed anew each time.
+TABLE_START = 1 << 12
+TABLE_LIMIT = 1 << 17
+
+Number = TypeVar("Number", float, Tensor)
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine of each position and feature pair, times the attention factor: (..., D/2), float32."""
+
+    cosine: Tensor
+    sine: Tensor
+
+
+class Rotary:
+    """Turns feature pair (i, i + D/2) by position * frequencies[i] (RoFormer, arXiv 2104.09864, equation 34).
+
+    Cosine and sine are multiplied by `attention_factor`, so that every score is by its square.
+    """
+
+    # Whether `rotation` looks at lengths. If so, a text that grows turns all of its keys anew.
+    depends_on_length = False
+
+    def __init__(self, frequencies: Tensor, max_positions: int, attention_factor: float = 1.0):
+        self.frequencies, self.attention_factor = frequencies, attention_factor
+        self._table = self._angles(torch.arange(min(max_positions, TABLE_START), device="cpu"), frequencies)
+
+    def rotation(self, positions: Tensor, lengths: Tensor | None = None) -> Rotation:
+        """Positions are integers of any shape; the result has one more dimension, D/2."""
+        lowest, highest = map(int, positions.aminmax()) if positions.numel() else (0, 0)
+        if lowest < 0 or highest >= TABLE_LIMIT:
+            return self._angles(positions, self.frequencies)
+        # A local name: another thread may replace the table by a smaller one between the check and the lookup.
+        table = self._table
+        if highest >= len(table.cosine):
+            table = self._angles(torch.arange(1 << highest.bit_length()), self.frequencies)
+        if table.cosine.device != positions.device:
+            table = Rotation(*(part.to(positions.device) for part in table))
+        self._table = table
+        return Rotation(table.cosine[positions], table.sine[positions])
+
+    def rotate(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """x (B, H, T, D); the rotation's positions are (T,), (B, T) or (B, H, T). Same dtype and shape back."""
+        cosine, sine = rotation
+        if cosine.dim() == 3:
+            cosine, sine = cosine[:, None], sine[:, None]
+        cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+
+    def _angles(self, positions: Tensor, frequencies: Tensor) -> Rotation:
+        angles = positions.to(torch.float64)[..., None] * frequencies.to(positions.device)
+        cosine, sine = angles.cos() * self.attention_factor, angles.sin() * self.attention_factor
+        return Rotation(cosine.float(), sine.float())
+
+
+def frequencies(head_width: int, theta: float | Tensor) -> Tensor:
+    """theta^(-2i/D) for every pair i: (D/2,), or (..., D/2) where theta is (..., 1); float64."""
+    # The host even where a model is being built on the meta device: these are numbers, not weights.
+    device = theta.device if isinstance(theta, Tensor) else "cpu"
+    exponents = torch.arange(0, head_width, 2, dtype=torch.float64, device=device) / head_width
+    return theta**-exponents
+
+
+def stretched_theta(theta: float, factor: Number, head_width: int) -> Number:
+    """theta * factor^(D/(D-2)): the first pair turns as before, the last one `factor` times slower ("NTK-aware")."""
+    times: Number = factor ** (head_width / (head_width - 2))
+    return theta * times
