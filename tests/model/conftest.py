@@ -40,7 +40,15 @@ SMALL = {
 
 
 def theta(value: float) -> dict[str, Any]:
-    return {"rope_parameters": {"rope_theta": value, "rope_type": "default"}}
+    return rope("default", rope_theta=value)
+
+
+def rope(kind: str, **options: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_theta": 1e4, "rope_type": kind, **options}}
+
+
+# An original window that the tests' 23 tokens are longer than.
+ORIGINAL = {"original_max_position_embeddings": 16}
 
 
 SHAPES = {
@@ -69,6 +77,10 @@ SHAPES = {
         QWEN2, {"hidden_size": 72, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 24, **theta(1e5)}
     ),
     "qwen2-mqa-head20": Shape(QWEN2, {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 20}),
+    # Stretched positions that don't depend on the length; test_stretched_checkpoints.py has those that do.
+    "llama-linear": Shape(LLAMA, {"num_key_value_heads": 2, **rope("linear", factor=4.0)}),
+    "llama-llama3": Shape(LLAMA, rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, **ORIGINAL)),
+    "qwen2-yarn": Shape(QWEN2, {"num_key_value_heads": 2, **rope("yarn", factor=16.0, **ORIGINAL)}),
 }
 
 
@@ -80,9 +92,9 @@ class Pair(NamedTuple):
     folder: Path
 
 
-def make_reference(name: str, *, seed: int = 0) -> Any:
+def make_reference(shape: Shape, *, seed: int = 0) -> Any:
     """A transformers model whose every tensor is random: theirs start with biases of 0 and norms of 1."""
-    (config_class, model_class), changes = SHAPES[name]
+    (config_class, model_class), changes = shape
     model = model_class(config_class(**{**SMALL, **changes}))
     model.set_attn_implementation("eager")
     generator = torch.Generator().manual_seed(seed)
@@ -94,6 +106,12 @@ def make_reference(name: str, *, seed: int = 0) -> Any:
             else:
                 tensor.copy_(noise * (0.3 if tensor_name.endswith("bias") else tensor.shape[-1] ** -0.5))
     return model.eval()
+
+
+def make_pair(shape: Shape, folder: Path) -> Pair:
+    theirs = make_reference(shape)
+    theirs.save_pretrained(folder)
+    return Pair(load_model(folder), theirs, folder)
 
 
 @pytest.fixture(params=list(SHAPES))
@@ -109,10 +127,7 @@ def pair_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
 
     def make(name: str) -> Pair:
         if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            theirs = make_reference(name)
-            theirs.save_pretrained(folder)
-            made[name] = Pair(load_model(folder), theirs, folder)
+            made[name] = make_pair(SHAPES[name], tmp_path_factory.mktemp(name))
         return made[name]
 
     return make
@@ -124,12 +139,22 @@ def pair(shape: str, pair_of: Callable[[str], Pair]) -> Pair:
 
 
 @pytest.fixture
+def new_pair(tmp_path: Path) -> Callable[..., Pair]:
+    """Both models of a family ("llama", "qwen2") and any changes: theirs remembers the longest text it has seen."""
+
+    def make(family: str, **changes: Any) -> Pair:
+        return make_pair(Shape(LLAMA if family == "llama" else QWEN2, changes), tmp_path / family)
+
+    return make
+
+
+@pytest.fixture
 def folder_of(tmp_path: Path) -> Callable[..., Path]:
     """A fresh folder of a shape, to be damaged or overwritten."""
 
     def make(name: str = "llama-gqa2-tied", dtype: torch.dtype = torch.float32, **options: Any) -> Path:
         folder = tmp_path / name
-        make_reference(name).to(dtype).save_pretrained(folder, **options)
+        make_reference(SHAPES[name]).to(dtype).save_pretrained(folder, **options)
         return folder
 
     return make

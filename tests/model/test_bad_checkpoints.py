@@ -28,6 +28,10 @@ def config(*removed: str, **changes: Any) -> Damage:
     return damage
 
 
+def rope(kind: Any, **options: Any) -> Damage:
+    return config(rope_parameters={"rope_type": kind, "rope_theta": 1e4, **options})
+
+
 def llama(**changes: Any) -> Damage:
     return config(model_type="llama", attention_bias=False, **changes)
 
@@ -139,12 +143,70 @@ BAD = {
     "sliding layers": (config(layer_types=["sliding_attention"] * 2), r"layer_types=.*isn't supported yet"),
     "layers that are no list": (config(layer_types=3), r"layer_types=3 isn't supported"),
     "scaling of version 4": (
-        config(rope_scaling={"type": "yarn", "factor": 4.0}),
-        r"rope_scaling has type 'yarn', which isn't supported",
+        config(rope_parameters=None, rope_scaling={"type": "su", "factor": 4.0}),
+        r"rope_scaling has type 'su', which isn't supported; known: default, linear, dynamic, yarn, llama3, longrope",
     ),
     "scaling of version 5": (
-        config(rope_parameters={"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}),
-        r"rope_parameters has type 'llama3', which isn't supported yet: only 'default'",
+        config(rope_parameters={"rope_type": "proportional", "rope_theta": 1e4, "factor": 8.0}),
+        r"rope_parameters has type 'proportional', which isn't supported; known: default, linear",
+    ),
+    "scaling that is no name": (rope(["yarn"]), r"rope_parameters has type \['yarn'\], which isn't supported"),
+    "scaling said twice": (
+        config(rope_scaling={"type": "linear", "factor": 4.0}),
+        r"rope_parameters and rope_scaling say different things: remove one of them",
+    ),
+    "factor below 1": (rope("linear", factor=0.5), r"factor=0\.5: at least 1, and finite"),
+    "factor without end": (rope("dynamic", factor=float("inf")), r"factor=inf: at least 1, and finite"),
+    "factor in quotes": (rope("linear", factor="4"), r"factor='4' is not of type float"),
+    "no factor": (rope("dynamic"), r"factor is missing: rope_parameters of type 'dynamic' must give it"),
+    "no yarn factor": (rope("yarn", factor=None), r"factor is missing: rope_parameters of type 'yarn' must give it"),
+    "original window": (
+        rope("yarn", factor=4.0, original_max_position_embeddings=0),
+        r"original_max_position_embeddings=0: it must be at least 1",
+    ),
+    "original window of one token": (
+        rope("yarn", factor=4.0, original_max_position_embeddings=1),
+        r"original_max_positions=1: at least 2 tokens",
+    ),
+    "betas": (rope("yarn", factor=4.0, beta_fast=1, beta_slow=32), r"beta_fast=1\.0 and beta_slow=32\.0: turns in the"),
+    "truncate": (rope("yarn", factor=4.0, truncate=1), r"truncate=1 is not of type bool"),
+    "temperature": (
+        rope("yarn", factor=4.0, attention_factor=-1.0),
+        r"attention_factor=-1\.0: more than 0, and finite; left",
+    ),
+    "yarn theta": (rope("yarn", rope_theta=1.0, factor=4.0), r"theta=1\.0: YaRN needs more than 1"),
+    "no low frequency": (
+        rope("llama3", factor=8.0, high_freq_factor=4.0),
+        r"low_freq_factor is missing: rope_parameters of type 'llama3' must give it",
+    ),
+    "frequencies": (
+        rope("llama3", factor=8.0, low_freq_factor=4.0, high_freq_factor=4.0),
+        r"low_freq_factor=4\.0 and high_freq_factor=4\.0: turns in the trained window",
+    ),
+    "no long factors": (rope("longrope", short_factor=[1] * 8), r"long_factor is missing: rope_parameters of type"),
+    "long factors of another width": (
+        rope("longrope", short_factor=[1] * 8, long_factor=[2] * 7),
+        r"long_factor holds 7 factors, but head_width=16 has 8 pairs: give one factor a pair",
+    ),
+    "factors that are no list": (
+        rope("longrope", short_factor=1.0, long_factor=[2] * 8),
+        r"short_factor=1\.0 is not a list of numbers",
+    ),
+    "factors in quotes": (
+        rope("longrope", short_factor=[1] * 8, long_factor=["2"] * 8),
+        r"long_factor\[0\]='2' is not of type float",
+    ),
+    "factor of nothing": (
+        rope("longrope", short_factor=[1] * 8, long_factor=[2] * 7 + [0]),
+        r"long_factor holds 0\.0: every factor is more than 0",
+    ),
+    "stretched less than once": (
+        rope("longrope", short_factor=[1] * 8, long_factor=[2] * 8, factor=0.5),
+        r"factor=0\.5: at least 1, and finite; 1 leaves the",
+    ),
+    "dynamic positions of one pair": (
+        config(head_dim=2, rope_parameters={"rope_type": "dynamic", "factor": 2.0}),
+        r"head_width=2: NTK-aware positions need at least 4",
     ),
     "rope per layer": (
         config(rope_parameters={"full_attention": {"rope_theta": 1e4}}),
@@ -155,6 +217,7 @@ BAD = {
         config(rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
         r"partial_rotary_factor=0\.5 isn't supported yet",
     ),
+    "partial rope beside the parameters": (config(partial_rotary_factor=0.5), r"partial_rotary_factor=0\.5 isn't"),
     "two thetas": (
         config(rope_theta=5e5),
         r"rope_theta=500000\.0 and rope_parameters\.rope_theta=10000\.0: remove all",

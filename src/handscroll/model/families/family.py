@@ -1,7 +1,7 @@
 """What a family of checkpoints says: its config.json keys and its tensor names, both ways.
 
-Knows `ModelConfig` and Hugging Face's conventions, in the style of transformers 4 (`rope_theta`, `rope_scaling`) and of
-transformers 5 (`rope_parameters`). Leaves files to `weight_files.py` and models to `checkpoint.py`.
+Knows `ModelConfig` and Hugging Face's conventions. Leaves rotary positions to `rope.py`, files to `weight_files.py` and
+models to `checkpoint.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handscroll.model.config import ModelConfig, RopeOptions
-
-TYPES = {"int": (int,), "float": (int, float), "bool": (bool,)}
+from handscroll.model.config import ModelConfig
+from handscroll.model.families.rope import read_rope, sayable, write_rope
+from handscroll.model.families.values import checked
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,21 @@ class Family:
         values = dict(self.fixed)
         for name in self.keys:
             values[name] = self._value(name, config, values)
-        return ModelConfig(position=read_rope(config), **values)
+        return ModelConfig(position=read_rope(config, values["max_positions"]), **values)
 
     def write(self, config: ModelConfig, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """`ModelConfig` to config.json. Every key of `base` stays as it is unless `config` says otherwise.
 
         Raises ValueError where this family has no key for something that `config` asks for.
         """
+        config = sayable(config)
         result: dict[str, Any] = self._blank() if base is None else copy.deepcopy(dict(base))
         wanted = {name: getattr(config, name) for name in self.keys}
         for name, key in self.keys.items():
             is_derived = name == "head_width" and config.head_width * config.num_heads == config.width
             if (base is None and not is_derived) or self._value(name, result, wanted) != wanted[name]:
                 result[key] = wanted[name]
-        if base is None or read_rope(base) != config.position:
+        if base is None or read_rope(result, config.max_positions) != config.position:
             write_rope(result, config.position)
         if len(result.get("layer_types") or ()) not in (0, config.num_layers):
             result["layer_types"] = ["full_attention"] * config.num_layers
@@ -129,45 +130,3 @@ class Family:
         kinds = config.get("layer_types") or []
         if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
             raise ValueError(f"layer_types={kinds!r} isn't supported yet: only 'full_attention' in every layer")
-
-
-def read_rope(config: Mapping[str, Any]) -> RopeOptions:
-    """The rotary options of a config.json of either style. ValueError for any scaling: none is supported yet."""
-    thetas = {"rope_theta": config.get("rope_theta")}
-    for key in ("rope_parameters", "rope_scaling"):
-        options = config.get(key) or {}
-        if not isinstance(options, Mapping) or any(isinstance(value, Mapping) for value in options.values()):
-            raise ValueError(f"{key}={options!r} isn't supported: give one {{'rope_theta': ...}} for all layers")
-        kind = options.get("rope_type") or options.get("type") or "default"
-        if kind != "default":
-            raise ValueError(f"{key} has type {kind!r}, which isn't supported yet: only 'default', unscaled positions")
-        if options.get("partial_rotary_factor", 1.0) != 1.0:
-            raise ValueError(
-                f"partial_rotary_factor={options['partial_rotary_factor']!r} isn't supported yet: only 1.0"
-            )
-        thetas[f"{key}.rope_theta"] = options.get("rope_theta")
-    given = {key: checked(value, "float", key) for key, value in thetas.items() if value is not None}
-    if len(set(given.values())) > 1:
-        raise ValueError(f"{' and '.join(f'{key}={value}' for key, value in given.items())}: remove all but one")
-    theta: float = next(iter(given.values()), RopeOptions().theta)
-    if theta <= 0:
-        raise ValueError(f"rope_theta={theta}: it must be positive")
-    return RopeOptions(theta=theta)
-
-
-def write_rope(config: dict[str, Any], position: RopeOptions) -> None:
-    """Writes the options where `config` keeps them already (mutates); else in version 4's style, which both read."""
-    parameters = config.get("rope_parameters")
-    if parameters:
-        config["rope_parameters"] = {**parameters, "rope_theta": position.theta}
-    if not parameters or "rope_theta" in config:
-        config["rope_theta"] = position.theta
-
-
-def checked(value: Any, kind: str, key: str) -> Any:
-    """`value` as the type of a config field: every int is a size; a number in quotes or true for one is a mistake."""
-    if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
-        raise ValueError(f"{key}={value!r} is not of type {kind}")
-    if kind == "int" and value < 1:
-        raise ValueError(f"{key}={value!r}: it must be at least 1")
-    return float(value) if kind == "float" else value
