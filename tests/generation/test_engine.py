@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from handscroll.generation import Sampling, generate, read
 from handscroll.kvcache import POLICIES, make_policy
 from handscroll.model import Transformer
+from handscroll.model.position import DynamicOptions
 
 # Where the two best logits are closer than this, two right implementations may differ.
 MARGIN = 1e-4
@@ -91,6 +93,24 @@ def test_a_cache_that_has_read_goes_on(model: Transformer, prompts: list[list[in
         pass
     rest = [emitted.token for emitted in generate(model, [prompts[2][25:]], cache, max_new_tokens=10)]
     assert rest == continued(model, [prompts[2]], max_new_tokens=10)[0]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 40])
+def test_reading_knows_how_long_each_text_becomes(chunk: int, model: Transformer, prompts: list[list[int]]) -> None:
+    """Positions that depend on the length turn for the whole prompt from its first chunk on, as without a cache."""
+    config = dataclasses.replace(model.config, position=DynamicOptions(factor=2.0), max_positions=16)
+    stretched = Transformer(config, seed=None).requires_grad_(False)
+    stretched.load_state_dict(model.state_dict())
+    cache = make_policy("full").start(config, stretched.position, len(prompts))
+    rows: list[list[torch.Tensor]] = [[] for _ in prompts]
+    for progress in read(stretched, prompts, cache, chunk):
+        for row, length in enumerate(progress.layout.lengths or ()):
+            rows[row].append(progress.hidden_BTE[row, :length])
+    for row, prompt in enumerate(prompts):
+        expected_TE = stretched.hidden(torch.tensor([prompt])).last_BTE[0]
+        torch.testing.assert_close(torch.cat(rows[row]), expected_TE, atol=1e-5, rtol=0)
+    # More of a text makes it longer.
+    assert next(read(stretched, prompts, cache, chunk)).layout.totals == (2, 14, 80, 46)
 
 
 def test_rows_end_at_a_stop_token_and_the_others_go_on(model: Transformer, prompts: list[list[int]]) -> None:

@@ -14,7 +14,7 @@ from handscroll.kvcache.block_selection import claims
 from handscroll.kvcache.layered import PerForward
 from handscroll.kvcache.store import BlockStore
 from handscroll.model import Capture, Layout, ModelConfig, RopeOptions, Transformer
-from handscroll.model.position import make_position
+from handscroll.model.position import LongRopeOptions, Position, Rotation, YarnOptions, make_position
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
 CONFIG = ModelConfig(97, 32, 1, HEADS, KV_HEADS, WIDTH, 32, 64)
@@ -29,9 +29,8 @@ POLICY = BlockMemory(
 class Reference:
     """One layer, one row, one token at a time, straight from the description: no buffers, everything from history."""
 
-    def __init__(self, policy: BlockMemory):
-        self.policy, self.sizes = policy, Sizes.of(policy, CONFIG.max_positions)
-        self.position = make_position(CONFIG)
+    def __init__(self, policy: BlockMemory, position: Position):
+        self.policy, self.sizes, self.position = policy, Sizes.of(policy, CONFIG.max_positions), position
         self.key_KSD = torch.empty(KV_HEADS, 0, WIDTH)
         self.value_KSD = torch.empty(KV_HEADS, 0, WIDTH)
         self.received_KS = torch.empty(KV_HEADS, 0)
@@ -123,10 +122,13 @@ class Reference:
         slots = range(sizes.sinks, sizes.sinks + sizes.blocks * sizes.block)
         scores = []
         for slot in slots:
-            at_slot, at_end = (self.position.rotation(torch.tensor([place])) for place in (slot, sizes.attended - 1))
+            at_slot, at_end = (self._rotation(torch.tensor([place])) for place in (slot, sizes.attended - 1))
             key_M1D = self.position.rotate(keys_MD[None, :, None], at_slot)[0]
             scores.append(key_M1D[:, 0] @ self.position.rotate(query_D[None, None, None], at_end)[0, 0, 0])
         return torch.stack(scores).mean(0)
+
+    def _rotation(self, slots: Tensor) -> Rotation:
+        return self.position.rotation(slots, torch.tensor(self.sizes.attended))
 
     def _attend(self, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> Tensor:
         start, sizes = self.key_KSD.shape[1], self.sizes
@@ -143,7 +145,7 @@ class Reference:
                     indices += range(sizes.sinks + block * sizes.block, sizes.sinks + (block + 1) * sizes.block)
                 indices += range(max(local_start, len(indices) if not self.chosen[kv_head] else 0), now + 1)
                 assert len(indices) <= sizes.attended
-                places = self.position.rotation(torch.arange(len(indices)))
+                places = self._rotation(torch.arange(len(indices)))
                 keys_SD = self.position.rotate(self.key_KSD[kv_head, indices][None, None], places)[0, 0]
                 place = type(places)(places.cosine[-1:], places.sine[-1:])
                 query_D = self.position.rotate(query_HTD[head, offset][None, None, None], place)[0, 0, 0]
@@ -153,12 +155,21 @@ class Reference:
         return out_HTD
 
 
+# Plain, and with scores multiplied; LongRoPE's window of 20 is shorter than what is attended to.
+POSITIONS = [
+    RopeOptions(),
+    YarnOptions(factor=8.0, original_max_positions=16),
+    LongRopeOptions(short_factor=(1.0,) * 4, long_factor=(1.0, 2.0, 3.0, 4.0), original_max_positions=20),
+]
+
+
 @pytest.mark.parametrize("representative", ["key_norm", "key_contrast", "attended", "mean", "all"])
-def test_equals_the_slow_reference(representative: str) -> None:
+@pytest.mark.parametrize("options", POSITIONS, ids=["rope", "yarn", "longrope"])
+def test_equals_the_slow_reference(options: RopeOptions, representative: str) -> None:
     policy = dataclasses.replace(POLICY, representative=representative)
-    shared = PerForward()
-    layer = BlockLayer(policy, Sizes.of(policy, 64), make_position(CONFIG), BlockStore(), 1, shared)
-    reference = Reference(policy)
+    shared, position = PerForward(), make_position(dataclasses.replace(CONFIG, position=options))
+    layer = BlockLayer(policy, Sizes.of(policy, 64), position, BlockStore(), 1, shared)
+    reference = Reference(policy, position)
     generator = torch.Generator().manual_seed(0)
     length = 0
     for chunk in [50, 7, 60, 1, 1, 1, 1, 1, 1, 13, *[1] * 30, 24, 25, 2]:

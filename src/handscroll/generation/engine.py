@@ -50,9 +50,10 @@ def read(
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: at least 1 token is read at a time")
     total = max(len(prompt) for prompt in prompts)
+    totals = [held + len(prompt) for held, prompt in zip(cache.lengths, prompts, strict=True)]
     for first in range(0, total, chunk):
         lengths = [min(max(len(prompt) - first, 0), chunk) for prompt in prompts]
-        layout = Layout.rows(lengths, cache.lengths, device=model.device)
+        layout = Layout.rows(lengths, cache.lengths, totals=totals, device=model.device)
         tokens_BT = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             tokens_BT[row, : lengths[row]] = torch.as_tensor(prompt[first : first + chunk])

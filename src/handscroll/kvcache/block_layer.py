@@ -57,7 +57,7 @@ class BlockLayer(LayerCache):
         self.needs_weights = options.representative == "attended"
         self.rows = [Row() for _ in range(rows)]
         # A row of its tables for each slot, which is also a rotation for each distance.
-        self.rotation = position.rotation(torch.arange(sizes.attended))
+        self.rotation = position.rotation(torch.arange(sizes.attended), torch.tensor(sizes.attended))
         # Queries of decoded tokens since the last selection.
         self.pending: list[Tensor] = []
         self._buffers: Buffers | None = None
@@ -236,7 +236,9 @@ class BlockLayer(LayerCache):
         """
         nearest = self.sizes.window + self.sizes.tile
         distances = slice(nearest, nearest + self.sizes.blocks * self.sizes.block)
-        return Rotation(*(table[distances].mean(dim=0, keepdim=True) for table in self.rotation))
+        # Standing at 0, a key is not turned, but multiplied by the attention factor as everywhere else.
+        key = self.rotation.cosine[:1]
+        return Rotation(*(table[distances].mean(dim=0, keepdim=True) * key for table in self.rotation))
 
     def trace(self, row: int) -> list[list[int]]:
         """For each kv head, the first token of every block that the row now attends to."""

@@ -7,6 +7,8 @@ blocks that matter. A query attends to
 
 laid side by side from position 0, so that the model never sees a distance it was not trained on. Keys are held
 unrotated and rotated at their slot; a block's score is a mean over the distances at which retrieved blocks stand.
+Positions that depend on the length (dynamic NTK, LongRoPE) turn as in a text of as many tokens as there are slots, from
+the first token on: more are never attended to, however long the text is, and the trained window covers them.
 
 This file holds the options, the sizes that follow from them, and the cache; `block_layer.py` reads and decodes,
 `block_selection.py` scores blocks, `representatives.py` says what a block is scored by.

@@ -1,6 +1,9 @@
 """`full`: remembers every token, the yardstick of all other policies. Memory and time per token grow with the text.
 
-Keys are rotated once, at insertion: nothing ever moves.
+Keys are rotated once, at insertion: nothing ever moves. Where positions turn differently in a longer text (dynamic NTK,
+LongRoPE) keys are kept unrotated and all of them are rotated at each use, by the length that the text has by then.
+
+Letters: B rows, T tokens, S slots, H heads, K kv heads, D head width.
 """
 
 from __future__ import annotations
@@ -15,12 +18,15 @@ from handscroll.kvcache.store import TokenStore
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout, visible
 from handscroll.model.memory import Attended, Bytes
-from handscroll.model.position import Position
+from handscroll.model.position import Position, Rotation
 
 
 @dataclass(frozen=True)
 class Full:
-    """Every token, at its own position. Chunk-invariant: the caller's chunks don't change an answer."""
+    """Every token, at its own position. Chunk-invariant: the caller's chunks don't change an answer.
+
+    Where positions depend on the length, the layout's `totals` have to tell it for that to hold.
+    """
 
     chunk_invariant = True
 
@@ -44,22 +50,44 @@ class FullLayer(LayerCache):
     def attend(
         self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
     ) -> Attended:
-        rotation = self.shared.get(layout, "rotation", lambda: self.position.rotation(layout.positions_BTP[..., 0]))
-        self.append(self.position.rotate(key_BKTD, rotation), value_BKTD, layout)
+        rotation = self.shared.get(layout, "rotation", lambda: self.rotation(layout, layout.positions_BTP[..., 0]))
+        kept_BKTD = key_BKTD if self.position.depends_on_length else self.position.rotate(key_BKTD, rotation)
+        self.append(kept_BKTD, value_BKTD, layout)
+        key_BKSD = self.rotated_keys(layout)
         if asking is not None:
-            layout, rotation = asking, self.position.rotation(asking.positions_BTP[..., 0])
-        assert self.store.key_BKSD is not None and self.store.value_BKSD is not None
+            rotation, layout = self.rotation(layout, asking.positions_BTP[..., 0]), asking
+        assert self.store.value_BKSD is not None
         used = self.store.used
         causal = layout.is_uniform and layout.starts is not None and layout.starts[0] == 0 and self.sees_all(used)
         mask = None if causal else self.shared.get(layout, "mask", lambda: self.mask(layout, query_BHTD))
         return attend(
             self.position.rotate(query_BHTD, rotation),
-            self.store.key_BKSD[:, :, :used],
+            key_BKSD,
             self.store.value_BKSD[:, :, :used],
             mask,
             causal,
             layout.capture.weights,
         )
+
+    def rotation(self, layout: Layout, positions: Tensor) -> Rotation:
+        """That of some positions in the layout's texts."""
+        return self.position.rotation(positions, self.text_lengths(layout) if self.position.depends_on_length else None)
+
+    def rotated_keys(self, layout: Layout) -> Tensor:
+        """(B, K, S, D): the keys in all slots in use, as they turn in the layout's texts."""
+        assert self.store.key_BKSD is not None
+        key_BKSD = self.store.key_BKSD[:, :, : self.store.used]
+        if not self.position.depends_on_length:
+            return key_BKSD
+
+        def slots() -> Rotation:
+            return self.rotation(layout, self.store.index_BS(key_BKSD.device).clamp(min=0))
+
+        return self.position.rotate(key_BKSD, self.shared.get(layout, "slots", slots))
+
+    def text_lengths(self, layout: Layout) -> Tensor:
+        """(B, 1): how long a text each row's positions turn for. Nothing is left out, so it is the whole text."""
+        return layout.text_lengths()
 
     def append(self, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> None:
         """Remembers the layout's tokens (mutates)."""

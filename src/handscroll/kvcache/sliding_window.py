@@ -48,6 +48,10 @@ class WindowLayer(FullLayer):
             self.store.keep_last(self.window - 1)
         super().append(key_BKTD, value_BKTD, layout)
 
+    def text_lengths(self, layout: Layout) -> Tensor:
+        """(B, 1): a query sees no more than the window, however long the text is."""
+        return super().text_lengths(layout).clamp(max=self.window)
+
     def sees_all(self, used: int) -> bool:
         return used <= self.window
 
