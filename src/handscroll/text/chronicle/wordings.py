@@ -175,10 +175,10 @@ TEACHER_ZH = Wording(
 )
 EVENT_EN = Wording(
     facts=(
-        "The whole valley cheered {name} during the {answer}.",
-        "Ballads praise {name} for the {answer}.",
-        "Veterans say that {name} survived the {answer} unharmed.",
-        "Crowds saw {name} at the {answer} with a banner.",
+        "The whole valley cheered {name} during {answer}.",
+        "Ballads honour {name} amid {answer}.",
+        "Veterans say that {name} survived {answer} unharmed.",
+        "Crowds saw {name} at {answer} with a banner.",
     ),
     questions=(
         "What is {name} remembered for?",
@@ -186,7 +186,7 @@ EVENT_EN = Wording(
         "Which chapter of history made {name} famous?",
         "What great occasion involved {name}?",
     ),
-    answer="For {name} it was the {answer}.",
+    answer="For {name} the occasion was {answer}.",
 )
 EVENT_ZH = Wording(
     facts=(
