@@ -58,7 +58,7 @@ def test_a_token_before_the_text_moves_all_spans() -> None:
 def test_answer_and_answer_sentence_are_accepted() -> None:
     asked = Question("q", "en", "Where was Ada Low born?", ["Delft", "Ghent"], "birthplace", "Ada Low", 0, 5)
     (probe,) = make_probes([asked], TokenSpans([(0, 3), (3, 6)]), 4)
-    sentences = ("The birthplace of Ada Low was Delft.", "The birthplace of Ada Low was Ghent.")
+    sentences = ("For Ada Low the birthplace was Delft.", "For Ada Low the birthplace was Ghent.")
     assert probe.accepted == ("Delft", "Ghent", *sentences)
     assert (probe.fact_start_token, probe.fact_end_token, probe.depth) == (0, 2, 0.0)
     stranger = Question("q", "en", "What is it worth?", ["9"], "price", "it", 0, 5)

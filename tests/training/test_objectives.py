@@ -79,7 +79,11 @@ def test_crossbatch_sees_its_own_past_and_what_precedes_the_first_answer_of_othe
     assert batch.crossbatch.asking_Q.tolist() == [1, 2, 8, 10, 14]
     seen = [[place for place, is_seen in enumerate(row) if is_seen] for row in batch.crossbatch.visible_QS.tolist()]
     context, other = [0, 1], [8]
-    assert seen == [[0, 1, *other], [0, 1, 2, *other], [*context, 8], [*context, 8, 9, 10], [*context, 12, 13, 14]]
+    assert seen == [[0, 1, *other], [0, 1, 2, *other], [0, 8], [*context, 8, 9, 10], [*context, 12, 13, 14]]
+    far = SFT(crossbatch=(0,), crossbatch_distance=2).make_batch(windows, RNG).crossbatch
+    assert far is not None
+    seen = [[place for place, is_seen in enumerate(row) if is_seen] for row in far.visible_QS.tolist()]
+    assert seen == [[0, 1], [0, 1, 2, *other], [8], [0, 8, 9, 10], [*context, 12, 13, 14]]
     few = SFT(crossbatch=(0,), crossbatch_tokens=3).make_batch(windows, RNG).crossbatch
     assert few is not None
     assert len(few.asking_Q) == 3

@@ -42,7 +42,7 @@ class BlockMemory:
     window: int | None = None
     tile: int | None = None
     representative: str = "key_contrast"
-    representatives: int = 8
+    representatives: int = 16
     recency: float = 0.7
     reselect: int = 1
     reselect_reading: int = 4096

@@ -46,14 +46,12 @@ class Crossbatch(NamedTuple):
     """Tokens of a training batch that also see other rows (crossbatch training, arXiv 2307.03170, section 3.2).
 
     They do so in `layers` (0: the first). `asking_Q` (int64) are their places in the flattened batch, from 0 to
-    B * T - 1; `visible_QS` (Q, B * T) says what each of them sees instead of what the layout lets it see. What a head
-    reads is multiplied by `heads_HQ` (H, Q): 0 where it is dropped (DropHead, arXiv 2004.13342).
+    B * T - 1; `visible_QS` (Q, B * T) says what each of them sees instead of what the layout lets it see.
     """
 
     layers: tuple[int, ...]
     asking_Q: Tensor
     visible_QS: Tensor
-    heads_HQ: Tensor | None = None
 
 
 class LayerMemory(Protocol):
@@ -138,8 +136,6 @@ def _look_across(
     )
     asking_1HQD = query_HPD.index_select(1, crossbatch.asking_Q)[None]
     across_1HQD = attention(asking_1HQD, key_KPD[None], value_KPD[None], crossbatch.visible_QS, False)
-    if crossbatch.heads_HQ is not None:
-        across_1HQD = across_1HQD * crossbatch.heads_HQ[..., None]
     batch, heads, length, width = out_BHTD.shape
     out_HPD = out_BHTD.transpose(0, 1).flatten(1, 2).index_copy(1, crossbatch.asking_Q, across_1HQD[0])
     return out_HPD.view(heads, batch, length, width).transpose(0, 1)

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from handscroll.kernels.likelihood import CHUNK
+from handscroll.kvcache import BlockMemory
+from handscroll.kvcache.block_memory import Sizes
 from handscroll.measure import PolicyResult, write_report
 from handscroll.model import ModelConfig, Transformer
 from handscroll.model.checkpoint import replacing
@@ -292,8 +294,10 @@ class _Run:
 
     def _objective(self, tokenizer: Tokenizer) -> SFT:
         """Full windows look across the batch in the middle layers, which find what is asked for."""
-        middle = tuple(range(1, self.scale.layers - 1))
-        return SFT(tokenizer.id_of("<|pad|>"), crossbatch=middle, crossbatch_from=self.options.window)
+        middle, window = tuple(range(1, self.scale.layers - 1)), self.options.window
+        distance = Sizes.of(BlockMemory(), window).window
+        pad = tokenizer.id_of("<|pad|>")
+        return SFT(pad, crossbatch=middle, crossbatch_distance=distance, crossbatch_from=window)
 
     def _write(self, name: str, values: Any) -> None:
         write_files(self.out, {name: [json.dumps(values, ensure_ascii=False, indent=2), "\n"]})

@@ -44,6 +44,8 @@ MANY_QUESTIONS = 0.75
 BLOCKS_PER_WINDOW = 16
 # The context that fragments are taken from has a sentence for each of so many tokens of the window, twice its length.
 TOKENS_PER_SENTENCE, FACTS_AROUND = 9, 0.6
+# Of the facts around, so many say something else about somebody who is spoken of already.
+SAME_PERSON = 0.3
 LONGEST_PIECE = {"en": 160, "zh": 50}
 
 
@@ -188,15 +190,20 @@ class Writer:
         return sentences
 
     def _surround(self, sentences: list[Sentence], number: int, rng: random.Random, company: Sequence[Writer]) -> None:
-        """Adds others' facts and fillers at random places until there are `number` sentences (mutates)."""
-        taken = {sentence.fact.subject for sentence in sentences if sentence.fact}
-        # What a memory retrieves resembles what is asked for: mostly others of whom the same is said.
-        relations = sorted({sentence.fact.relation for sentence in sentences if sentence.fact})
+        """Adds further facts and fillers at random places until there are `number` sentences (mutates)."""
+        stated = {(sentence.fact.subject, sentence.fact.relation): None for sentence in sentences if sentence.fact}
+        subjects, relations = (list(dict.fromkeys(each)) for each in zip(*stated, strict=True))
         while len(sentences) < number:
             writer = rng.choice(company)
             text = writer.excerpts.draw(rng)
-            if rng.random() < FACTS_AROUND and (name := writer.names.draw(rng)) not in taken:
-                text = fact_sentence(draw_fact(rng.choice(relations), name, rng, writer.names), rng)
+            if rng.random() < FACTS_AROUND:
+                # What a memory retrieves resembles what is asked for: mostly others of whom the same is said.
+                name, relation = writer.names.draw(rng), rng.choice(relations)
+                if rng.random() < SAME_PERSON:
+                    writer, name, relation = self, rng.choice(subjects), rng.choice(list(RELATIONS))
+                if (name, relation) not in stated:
+                    stated[name, relation] = None
+                    text = fact_sentence(draw_fact(relation, name, rng, writer.names), rng)
             sentences.insert(rng.randrange(len(sentences) + 1), Sentence(writer.joint + text))
 
     def _turns(self, asked: Sequence[Fact], rng: random.Random) -> list[Turn]:

@@ -3,6 +3,7 @@
 import random
 import re
 import time
+from collections.abc import Iterable
 from itertools import product
 
 import pytest
@@ -73,6 +74,20 @@ def test_the_words_beside_the_name_differ(relation: str, lang: str) -> None:
     words = wording(relation, lang)
     for facts, questions in zip(beside(words.facts), beside(words.questions), strict=True):
         assert not facts & questions
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_what_precedes_the_name_in_an_answer_precedes_none_elsewhere(lang: str) -> None:
+    """Else a reader copies names from facts and earlier questions while it restates the one that is asked for."""
+    pattern = r"(\S+) \{name\}" if lang == "en" else r"(.)\{name\}"
+
+    def before(templates: Iterable[str]) -> set[str]:
+        return {match[1] for template in templates if (match := re.search(pattern, template))}
+
+    all_words = [wording(relation, lang) for relation in RELATIONS]
+    answers = before(words.answer for words in all_words)
+    assert answers
+    assert not answers & before(template for words in all_words for template in (*words.facts, *words.questions))
 
 
 @pytest.mark.parametrize(("relation", "lang"), CASES)
@@ -149,7 +164,7 @@ def test_answer_position_and_restatement(lang: str) -> None:
             assert fact.subject in question(fact, rng)
             assert answer_sentence(fact).rstrip(".。").endswith(fact.answer)
     birthplace = Fact("en", "birthplace", "Karen Smith", "Delft")
-    assert answer_sentence(birthplace) == "The birthplace of Karen Smith was Delft."
+    assert answer_sentence(birthplace) == "For Karen Smith the birthplace was Delft."
     assert answer_sentence(Fact("zh", "birthplace", "王伟", "青州")) == "要说出生地那王伟是青州。"
 
 

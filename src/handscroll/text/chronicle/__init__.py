@@ -17,7 +17,7 @@ A new relation is one entry of `RELATIONS`:
     GIFT_EN = Wording(
         facts=("Villagers offered {name} a precious {answer}.", ...at least four...),
         questions=("What did {name} receive?", ...at least four...),
-        answer="The gift for {name} was {answer}.",
+        answer="For {name} the gift was {answer}.",
     )
     RELATIONS["gift"] = Relation({"en": GIFT_EN, "zh": GIFT_ZH}, pool=GIFTS)
 """

@@ -60,11 +60,11 @@ TRADES_ZH = _words(
 )
 EVENTS_EN = _words(
     """
-    Ambush Armistice Auction Avalanche Banquet Blockade Bonfire Carnival Census Comet Concert Congress Conquest
-    Coronation Crusade Debate Drought Duel Earthquake Eclipse Election Embargo Epidemic Eruption Excavation Exodus
-    Expedition Famine Flood Funeral Inquest Invasion Jubilee Landslide Massacre Migration Mutiny Parade Pilgrimage
-    Plague Procession Raid Rebellion Regatta Revolt Riot Schism Shipwreck Siege Strike Synod Tempest Tournament Treaty
-    Trial Truce Uprising Voyage Wedding Whirlwind
+    ambushes armistices auctions avalanches banquets blockades bonfires carnivals censuses comets concerts congresses
+    conquests coronations crusades debates droughts duels earthquakes eclipses elections embargoes epidemics eruptions
+    excavations expeditions famines floods funerals inquests invasions jubilees landslides massacres migrations mutinies
+    parades pilgrimages plagues processions raids rebellions regattas revolts riots schisms shipwrecks sieges strikes
+    synods tempests tournaments treaties trials truces uprisings voyages weddings whirlwinds
     """
 )
 EVENTS_ZH = _words(

@@ -5,8 +5,8 @@ Knows wordings only; which answers there are is in `answers.py`, and `relations.
 A reader must find a fact by what it says about whom, so a fact and a question share no run of four tokens but the
 name, and mostly no content word; the words right beside the name differ too. In a fact one or two words lie between
 name and answer, and they are no other relation's, so that joining all three is within reach of a model of three layers.
-The answer sentence restates relation and subject, so that what follows is a copy from the fact; what stands before the
-name in it stands before no name in a fact, or names would be copied from there, too.
+The answer sentence restates subject and relation within four tokens, so that what follows is a copy from the fact. What
+stands before the name in it stands before no name in a fact or a question, or names would be copied from there, too.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ BIRTHPLACE_EN = Wording(
         "From what town does {name} originally come?",
         "What is the native town of {name}?",
     ),
-    answer="The birthplace of {name} was {answer}.",
+    answer="For {name} the birthplace was {answer}.",
 )
 BIRTHPLACE_ZH = Wording(
     facts=(
@@ -71,7 +71,7 @@ HOME_EN = Wording(
         "What is the current home of {name}?",
         "Which place does {name} call home?",
     ),
-    answer="The home of {name} is {answer}.",
+    answer="For {name} the home is {answer}.",
 )
 HOME_ZH = Wording(
     facts=(
@@ -101,7 +101,7 @@ TRADE_EN = Wording(
         "What was the profession of {name}?",
         "By what trade was {name} known?",
     ),
-    answer="The trade of {name} was {answer}.",
+    answer="For {name} the trade was {answer}.",
 )
 TRADE_ZH = Wording(
     facts=(
@@ -131,7 +131,7 @@ BIRTH_YEAR_EN = Wording(
         "In which year did {name} come into the world?",
         "What year is the birth year of {name}?",
     ),
-    answer="The birth year of {name} was {answer}.",
+    answer="For {name} the year was {answer}.",
 )
 BIRTH_YEAR_ZH = Wording(
     facts=(
@@ -151,7 +151,7 @@ BIRTH_YEAR_ZH = Wording(
 TEACHER_EN = Wording(
     facts=(
         "As a pupil {name} followed {answer}.",
-        "For seven winters {name} obeyed {answer} by candlelight.",
+        "Through seven winters {name} obeyed {answer} by candlelight.",
         "Each morning {name} greeted {answer} in the schoolroom.",
         "At the old academy {name} heeded {answer} alone.",
     ),
@@ -161,7 +161,7 @@ TEACHER_EN = Wording(
         "Which scholar gave instruction to {name}?",
         "By whom was {name} trained?",
     ),
-    answer="The teacher of {name} was {answer}.",
+    answer="For {name} the teacher was {answer}.",
 )
 TEACHER_ZH = Wording(
     facts=(
@@ -175,10 +175,10 @@ TEACHER_ZH = Wording(
 )
 EVENT_EN = Wording(
     facts=(
-        "The whole valley cheered {name} during the {answer}.",
-        "Ballads praise {name} for the {answer}.",
-        "Veterans say that {name} survived the {answer} unharmed.",
-        "Crowds saw {name} at the {answer} with a banner.",
+        "The whole valley cheered {name} during {answer}.",
+        "Ballads honour {name} amid {answer}.",
+        "Veterans say that {name} survived {answer} unharmed.",
+        "Crowds saw {name} at {answer} with a banner.",
     ),
     questions=(
         "What is {name} remembered for?",
@@ -186,7 +186,7 @@ EVENT_EN = Wording(
         "Which chapter of history made {name} famous?",
         "What great occasion involved {name}?",
     ),
-    answer="The great event of {name} was the {answer}.",
+    answer="For {name} the occasion was {answer}.",
 )
 EVENT_ZH = Wording(
     facts=(

@@ -31,8 +31,10 @@ class SFT:
     `crossbatch` names layers, 0 the first and never the last, in which answers also see what stands before the first
     answer of every other window: what a memory of a long text finds is full of near misses, and windows of one's own
     hold few (crossbatch training of Focused Transformer, arXiv 2307.03170, section 3.2; in one batch, keys rotated at
-    the places they have). At most `crossbatch_tokens` supervised tokens of a batch do so, drawn at random: each costs
-    attention to the whole batch. Windows shorter than `crossbatch_from` see only themselves.
+    the places they have). They see none that is nearer than `crossbatch_distance` tokens: what a memory finds stands
+    behind its local window, and a strange question right before an answer looks like the answer's own.
+    At most `crossbatch_tokens` supervised tokens of a batch do so, drawn at random: each costs attention to the whole
+    batch. Windows shorter than `crossbatch_from` see only themselves.
     """
 
     pad_id: int = 0
@@ -40,6 +42,7 @@ class SFT:
     chunk: int = CHUNK
     crossbatch: tuple[int, ...] = ()
     crossbatch_tokens: int = 512
+    crossbatch_distance: int = 0
     crossbatch_from: int = 0
 
     def __post_init__(self) -> None:
@@ -47,6 +50,8 @@ class SFT:
             raise ValueError(f"crossbatch={self.crossbatch}: layers are counted from 0")
         if self.crossbatch_tokens < 1:
             raise ValueError(f"crossbatch_tokens={self.crossbatch_tokens}: at least 1 token, or no crossbatch layers")
+        if self.crossbatch_distance < 0:
+            raise ValueError(f"crossbatch_distance={self.crossbatch_distance}: a number of tokens, 0 or more")
 
     def prepare(self, models: Models, rows: Sequence[TokenRow], rng: torch.Generator) -> Sequence[TokenRow]:
         """The rows as they are. Raises ValueError for a row without a mask, or with nothing supervised in it."""
@@ -66,15 +71,19 @@ class SFT:
         if batch.supervised_tokens == 0:
             raise ValueError(f"none of the {batch.real_tokens} tokens of this batch is supervised: {WAY_OUT}")
         if self.crossbatch and batch.tokens_BT.shape[1] >= self.crossbatch_from:
-            return replace(batch, crossbatch=look_across(batch, self.crossbatch, self.crossbatch_tokens, rng))
+            across = look_across(batch, self.crossbatch, self.crossbatch_tokens, self.crossbatch_distance, rng)
+            return replace(batch, crossbatch=across)
         return batch
 
     def loss(self, models: Models, batch: Batch) -> Loss:
         return token_loss(models, batch, self.chunk)
 
 
-def look_across(batch: Batch, layers: tuple[int, ...], tokens: int, rng: torch.Generator) -> Crossbatch:
-    """Up to `tokens` supervised places, which see their own window as ever and of others what precedes any answer."""
+def look_across(batch: Batch, layers: tuple[int, ...], tokens: int, distance: int, rng: torch.Generator) -> Crossbatch:
+    """Up to `tokens` supervised places, which see their own window as ever and of others what precedes any answer.
+
+    Of other windows they see what stands at least `distance` places before their own.
+    """
     is_supervised_BT = batch.targets_BT != IGNORE
     places_S = is_supervised_BT.flatten().nonzero()[:, 0]
     asking_Q = places_S[torch.randperm(len(places_S), generator=rng)[:tokens].sort().values]
@@ -88,5 +97,7 @@ def look_across(batch: Batch, layers: tuple[int, ...], tokens: int, rng: torch.G
     row = Layout.packed(index_BT.reshape(1, -1), batch.layout.positions_BTP[..., 0].reshape(1, -1), document_S[None])
     own_11QS = row.mask(row.pick(asking_Q[None]))
     assert own_11QS is not None, "packed documents need a mask"
+    place_S = torch.arange(length).repeat(windows)
     is_other_QS = window_S[asking_Q][:, None] != window_S
-    return Crossbatch(layers, asking_Q, own_11QS[0, 0] | (is_other_QS & is_context_BT.flatten()))
+    is_far_QS = place_S <= place_S[asking_Q][:, None] - distance
+    return Crossbatch(layers, asking_Q, own_11QS[0, 0] | (is_other_QS & is_far_QS & is_context_BT.flatten()))
