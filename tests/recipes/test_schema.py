@@ -8,7 +8,7 @@ import yaml
 
 from handscroll.model import ModelConfig, RopeOptions
 from handscroll.recipes.reading import read_recipe, to_yaml
-from handscroll.recipes.schema import FromFolder, NewModel, NewTokenizer, options_of
+from handscroll.recipes.schema import FromFolder, FromModel, NewModel, NewTokenizer, options_of
 from handscroll.recipes.values import parse_value
 from handscroll.training import OPTIMIZERS, SCHEDULES, AdamWOptions, MuonOptions, WarmupStableDecay
 
@@ -89,6 +89,31 @@ def test_every_mistake_gets_a_line(recipe: dict[str, Any]) -> None:
 def test_sizes_beside_a_folder_are_refused(recipe: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"model\.width can't stand beside model\.from: that folder says it"):
         read_recipe(recipe, ["model.from=elsewhere"])
+
+
+STRETCHES = {
+    "{from: a, strech: {method: yarn, to: 64}}": "model.strech is not a key of a recipe; did you mean model.stretch?",
+    "{from: a, stretch: {method: yarm, to: 64}}": "model.stretch.method=yarm is unknown; did you mean yarn? Known are "
+    "linear, ntk, dynamic, yarn, llama3, longrope, none",
+    "{from: a, stretch: {method: yarn}}": "model.stretch.to is missing: a recipe must give it",
+    "{from: a, stretch: {method: yarn, to: 0}}": "model.stretch.to=0: it must be at least 1",
+    "{from: a, stretch: yarn}": "model.stretch=yarn: it must be a section with keys of its own",
+}
+
+
+@pytest.mark.parametrize("model", STRETCHES)
+def test_a_mistake_in_a_stretch_is_named(model: str, recipe: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="recipe") as caught:
+        read_recipe(recipe, [f"model={model}"])
+    assert str(caught.value) == f"recipe: {STRETCHES[model]}"
+
+
+def test_options_of_a_method_stand_beside_its_name(recipe: dict[str, Any]) -> None:
+    read = read_recipe(recipe, ["model={from: a, stretch: {method: yarn, to: 64, beta_fast: 16}}"])
+    assert isinstance(read.model, FromModel)
+    assert read.model.stretch is not None
+    assert read.model.stretch.options == {"beta_fast": 16}
+    assert read_recipe(yaml.safe_load(to_yaml(read))) == read
 
 
 def test_a_missing_section_is_named(recipe: dict[str, Any]) -> None:

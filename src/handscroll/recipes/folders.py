@@ -6,18 +6,21 @@ tokenizer to `text/tokenizer.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from handscroll.model import Transformer
-from handscroll.model.checkpoint import load_model, replacing, resolve, save_model
+from handscroll.model import ModelConfig, Transformer
+from handscroll.model.checkpoint import load_model, read_config, replacing, resolve, save_model
+from handscroll.model.stretching import stretch
 from handscroll.model.weight_files import read_json, write_json
 from handscroll.recipes.output import check_writable
 from handscroll.text import Tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
+LENGTH = "model_max_length"
 # Embeddings are often padded to a round number of rows; a tokenizer with far fewer ids belongs to another model.
 SMALLEST_SHARE = 0.9
 
@@ -62,6 +65,28 @@ def save_folder(model: Transformer, tokenizer: Tokenizer, folder: str | Path) ->
         save_model(model, draft, extra_config=known if model.source is None else None)
         tokenizer.save(draft)
         write_json(draft / GENERATION_CONFIG, generation | known | stops)
+
+
+class Stretched(NamedTuple):
+    """The config that a folder has, and the one under a longer window."""
+
+    before: ModelConfig
+    after: ModelConfig
+
+
+def read_stretched(folder: Path, method: str, to: int, options: Mapping[str, Any]) -> Stretched:
+    """What `stretch` makes of a folder's config. ValueError, too, where config.json has no words for it."""
+    family, before, content = read_config(folder)
+    after = stretch(before, method, to, options)
+    family.write(after, content)
+    return Stretched(before, after)
+
+
+def allow_length(tokenizer: Tokenizer, tokens: int) -> None:
+    """Raises the length from which readers of its files complain, or cut, to at least `tokens` (mutates)."""
+    longest = tokenizer.config.get(LENGTH)
+    if isinstance(longest, int) and longest < tokens:
+        tokenizer.config[LENGTH] = tokens
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, owner: str) -> None:

@@ -145,12 +145,12 @@ WANTED = {
 def _unknown(place: str, section: type[BaseModel]) -> str:
     """What to write instead: a key of the same section that is spelt alike, or one of the same name elsewhere."""
     *outer, key = place.split(".")
-    if section is FromFolder:
-        return f"can't stand beside {'.'.join(outer)}.from: that folder says it"
     known = [_key(name, field) for name, field in section.model_fields.items()]
     near = difflib.get_close_matches(key, known, 1, SUGGESTION_CUTOFF)
     if near:
         return f"is not a key of a recipe; did you mean {'.'.join([*outer, near[0]])}?"
+    if issubclass(section, FromFolder):
+        return f"can't stand beside {'.'.join(outer)}.from: that folder says it"
     elsewhere = [path for path in _all_keys() if path.split(".")[-1] == key and path != place]
     if elsewhere:
         return f"is not a key of a recipe; did you mean {elsewhere[0]}?"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_t
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, field_validator, model_validator
 
 from handscroll.model import ModelConfig, RopeOptions
+from handscroll.model.stretching import METHODS
 from handscroll.training import OBJECTIVES, OPTIMIZERS, SCHEDULES
 
 Size = Annotated[int, Field(ge=1)]
@@ -32,6 +33,25 @@ class FromFolder(Section):
     """What a folder or a hub id ("org/name") already holds."""
 
     source: str = Field(alias="from", min_length=1)
+
+
+class Stretch(Section):
+    """A longer window than the folder's model has, `to` tokens; keys beside these are the method's own options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    method: Literal[tuple(METHODS)]  # type: ignore[valid-type]
+    to: Size
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class FromModel(FromFolder):
+    """A model that is trained further, under its own window or a stretched one."""
+
+    stretch: Stretch | None = None
 
 
 class NewModel(Section):
@@ -167,7 +187,7 @@ SCHEDULE_SECTIONS = named_sections(SCHEDULES)
 
 # The kinds of each section that has several, by the tag that pydantic puts into the place of an error.
 VARIANTS: Mapping[str, Mapping[str, type[Section]]] = {
-    "model": {"from": FromFolder, "sizes": NewModel},
+    "model": {"from": FromModel, "sizes": NewModel},
     "tokenizer": {"from": FromFolder, "new": NewTokenizer},
     "optimizer": OPTIMIZER_SECTIONS,
     "schedule": SCHEDULE_SECTIONS,
@@ -187,7 +207,7 @@ def _choice(section: str, tag: Callable[[Mapping[str, Any]], str]) -> Any:
 
 
 if TYPE_CHECKING:
-    ModelSection = FromFolder | NewModel
+    ModelSection = FromModel | NewModel
     TokenizerSection = FromFolder | NewTokenizer
     OptimizerSection = Named
     ScheduleSection = Named

@@ -19,12 +19,13 @@ from handscroll.kernels.likelihood import CHUNK
 from handscroll.model import ModelConfig, Transformer
 from handscroll.model.checkpoint import load_model, read_config, replacing, resolve
 from handscroll.model.footprint import require, training_bytes
+from handscroll.model.stretching import with_config
 from handscroll.recipes.documents import document_rows, spoken
-from handscroll.recipes.folders import check_vocabulary, save_folder
+from handscroll.recipes.folders import allow_length, check_vocabulary, read_stretched, save_folder
 from handscroll.recipes.output import check_writable
 from handscroll.recipes.reading import Source as RecipeSource
 from handscroll.recipes.reading import read_recipe, to_yaml
-from handscroll.recipes.schema import FromFolder, NewModel, NewTokenizer, Recipe, options_of
+from handscroll.recipes.schema import FromFolder, FromModel, NewModel, NewTokenizer, Recipe, options_of
 from handscroll.text import Row, Tokenizer, pack, read_rows
 from handscroll.training import (
     OBJECTIVES,
@@ -51,9 +52,12 @@ class Prepared(NamedTuple):
     options: TrainOptions
 
 
-def train(recipe: RecipeSource, *, overrides: Sequence[str] = (), resume: bool = False) -> Iterator[Progress]:
+def train(
+    recipe: RecipeSource, *, overrides: Sequence[str] = (), resume: bool = False, model_folder: Path | None = None
+) -> Iterator[Progress]:
     """Runs a recipe (a path, a mapping or a `Recipe`); yields after every step and leaves a model in `out`.
 
+    `model_folder` is where the model goes instead of `model/` in `out`.
     Reads and checks at once, trains while it is iterated. With `resume` it goes on from the newest checkpoint to the
     same bits as an uninterrupted run. Raises ValueError for a mistake in the recipe or its data, for a run that can't
     fit into memory, and for an `out` that holds another run.
@@ -66,7 +70,7 @@ def train(recipe: RecipeSource, *, overrides: Sequence[str] = (), resume: bool =
     prepared = prepare(checked, out if resume else None)
     objective = cast(Objective, OBJECTIVES[checked.objective](pad_id=prepared.tokenizer.pad_id or 0))
     steps = train_model({"model": prepared.model}, objective, prepared.source, prepared.options, out, resume=resume)
-    return _run(checked, prepared, steps)
+    return _run(checked, prepared, steps, model_folder or out / MODEL)
 
 
 def prepare(recipe: Recipe, earlier: Path | None = None) -> Prepared:
@@ -106,7 +110,7 @@ def prepare(recipe: Recipe, earlier: Path | None = None) -> Prepared:
     return Prepared(_model(recipe, config), tokenizer, source, options)
 
 
-def _run(recipe: Recipe, prepared: Prepared, steps: Iterator[Progress]) -> Iterator[Progress]:
+def _run(recipe: Recipe, prepared: Prepared, steps: Iterator[Progress], model_folder: Path) -> Iterator[Progress]:
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
     _write_recipe(recipe, out / RECIPE)
@@ -114,17 +118,20 @@ def _run(recipe: Recipe, prepared: Prepared, steps: Iterator[Progress]) -> Itera
         with replacing(out / TOKENIZER) as draft:
             prepared.tokenizer.save(draft)
     yield from steps
-    save_folder(prepared.model, prepared.tokenizer, out / MODEL)
+    save_folder(prepared.model, prepared.tokenizer, model_folder)
 
 
 def _tokenizer(recipe: Recipe, rows: Sequence[Row], earlier: Path | None) -> Tokenizer:
     """The one that is named, else the model's own, else one that is learnt from the rows (or was, before)."""
     if isinstance(recipe.tokenizer, FromFolder):
         return Tokenizer.load(resolve(recipe.tokenizer.source))
-    if isinstance(recipe.model, FromFolder):
+    if isinstance(recipe.model, FromModel):
         if recipe.tokenizer is not None:
             raise ValueError("tokenizer.vocab_size: model.from is given, and its weights know only its own tokenizer")
-        return Tokenizer.load(resolve(recipe.model.source))
+        tokenizer = Tokenizer.load(resolve(recipe.model.source))
+        if recipe.model.stretch is not None:
+            allow_length(tokenizer, recipe.model.stretch.to)
+        return tokenizer
     if earlier is not None and (earlier / TOKENIZER).is_dir():
         return Tokenizer.load(earlier / TOKENIZER)
     options = recipe.tokenizer or NewTokenizer()
@@ -138,24 +145,30 @@ def _learns_tokenizer(recipe: Recipe) -> bool:
 def _config(recipe: Recipe, tokenizer: Tokenizer) -> ModelConfig:
     if isinstance(recipe.model, NewModel):
         return recipe.model.config(tokenizer.vocab_size)
-    _, config, _ = read_config(resolve(recipe.model.source))
+    folder, stretch = resolve(recipe.model.source), recipe.model.stretch
+    if stretch is None:
+        _, config, _ = read_config(folder)
+    else:
+        config = read_stretched(folder, stretch.method, stretch.to, stretch.options).after
     check_vocabulary(tokenizer, config.vocab_size, recipe.model.source)
     return config
 
 
 def _model(recipe: Recipe, config: ModelConfig) -> Transformer:
-    if isinstance(recipe.model, FromFolder):
+    if isinstance(recipe.model, FromModel):
         # Whatever the file's dtype: small updates are lost in 16 bits.
-        return load_model(resolve(recipe.model.source), dtype=torch.float32)
+        model = load_model(resolve(recipe.model.source), dtype=torch.float32)
+        return model if recipe.model.stretch is None else with_config(model, config)
     return Transformer(config, seed=recipe.train.seed)
 
 
 def _window(recipe: Recipe, config: ModelConfig) -> int:
-    window = recipe.train.window or config.max_positions
-    if window > config.max_positions:
-        raise ValueError(
-            f"train.window={window} is more than the model's window, {config.max_positions}: make it smaller"
-        )
+    stretch = recipe.model.stretch if isinstance(recipe.model, FromModel) else None
+    # With dynamic NTK the config's own window stays the one that was trained.
+    longest = config.max_positions if stretch is None else stretch.to
+    window = recipe.train.window or longest
+    if window > longest:
+        raise ValueError(f"train.window={window} is more than the model's window, {longest}: make it smaller")
     return window
 
 
