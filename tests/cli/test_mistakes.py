@@ -53,6 +53,53 @@ MISTAKES = {
     "negative size": (["train", "recipe.yaml", "model.width=-8"], "model.width=-8: it must be at least 1"),
     "window too long": (["train", "recipe.yaml", "train.window=64"], "train.window=64 is more than the model's window"),
     "out is a file": (["train", "recipe.yaml", "out=text.txt"], "text.txt is a file: give a folder"),
+    "window no longer": (
+        ["extend", "model", "--to", "64", "--out", "w"],
+        "to=64 is not longer than the model's window, 64",
+    ),
+    "unknown method": (
+        ["extend", "model", "--to", "128", "--out", "w", "--method", "yran"],
+        "method='yran' is not known",
+    ),
+    "unknown option of a method": (
+        ["extend", "model", "--to", "128", "--out", "w", "--position.beta=1"],
+        "yarn has no option 'beta': known are factor, beta_fast",
+    ),
+    "mistyped option of a method": (
+        ["extend", "model", "--to", "128", "--out", "w", "--positon.beta=1"],
+        "there is no option --positon.beta; did you mean --position.beta?",
+    ),
+    "model over a folder": (["extend", "model", "--to", "128", "--out", "model"], "model exists already"),
+    "model over a file": (["extend", "model", "--to", "128", "--out", "text.txt"], "text.txt is a file"),
+    "no model to extend": (["extend", "nowhere", "--to", "128", "--out", "w"], "nowhere is not a folder"),
+    "longrope without factors": (
+        ["extend", "model", "--to", "128", "--out", "w", "--method", "longrope"],
+        "longrope needs short_factor and long_factor, 8 numbers each, found by search",
+    ),
+    "factors that are none": (
+        ["extend", "model", "--to", "128", "--out", "w", "--method", "longrope", "--factors", "text.txt"],
+        "text.txt is not JSON",
+    ),
+    "factors without a list": (
+        ["extend", "model", "--to", "128", "--out", "w", "--method", "longrope", "--factors", "model/config.json"],
+        "model/config.json must hold short_factor and long_factor",
+    ),
+    "no file of factors": (
+        ["extend", "model", "--to", "128", "--out", "w", "--method", "longrope", "--factors", "no.json"],
+        "no.json: No such file",
+    ),
+    "factors of another method": (
+        ["extend", "model", "--to", "128", "--out", "w", "--position.long_factor=[1]"],
+        "yarn has no option 'long_factor'",
+    ),
+    "changes without a recipe": (
+        ["extend", "model", "train.steps=3", "--to", "128", "--out", "w"],
+        "train.steps=3 belongs to a training run: give its recipe as tune",
+    ),
+    "no recipe to tune by": (
+        ["extend", "model", "--to", "128", "--out", "w", "--tune", "no.yaml"],
+        "no.yaml is not a file",
+    ),
     "out below a file": (["train", "recipe.yaml", "out=text.txt/run"], "text.txt/run can't be written"),
 }
 

@@ -68,6 +68,45 @@ def test_examples_run_one_after_the_other(run: Run) -> None:
     chatty = run("train", str(EXAMPLES / "chat.yaml"), "train.epochs=null", "train.steps=1", "train.windows_per_step=2")
     assert chatty.code == 0, chatty.err
     assert run("generate", "runs/chat/model", "Where does Anna Berg live?", "--chat").code == 0
+    short = ["train.steps=1", "train.windows_per_step=1"]
+    trained = run("train", str(EXAMPLES / "extend.yaml"), *short, "model.stretch.to=256")
+    assert trained.code == 0, trained.err
+    tune = ["--tune", str(EXAMPLES / "extend.yaml"), *short, "out=runs/tune"]
+    extended = run("extend", "runs/pretrain/model", "--to", "256", "--out", "runs/long", *tune)
+    assert extended.code == 0, extended.err
+
+
+def test_extend_leaves_a_model_with_a_longer_window(run: Run, tmp_path: Path) -> None:
+    ran = run("extend", "model", "--to", "256", "--out", "long", "--position.beta_fast=16")
+    assert ran.code == 0, ran.err
+    assert "window 64 -> 256 tokens (4 times), positions yarn" in ran.out
+    assert "handscroll eval long --suite perplexity --policies full --tokens 256" in ran.out
+    config = handscroll.load("long").model.config
+    assert (config.max_positions, config.position.beta_fast) == (256, 16.0)  # type: ignore[attr-defined]
+    assert (tmp_path / "long" / "model.safetensors").read_bytes() == (
+        tmp_path / "model" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_extend_prints_json_and_reads_factors(run: Run, tmp_path: Path) -> None:
+    factors = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    (tmp_path / "factors.json").write_text(json.dumps(factors), encoding="utf-8")
+    ran = run(
+        "extend", "model", "--to", "256", "--method", "longrope", "--factors", "factors.json", "--out", "long", "--json"
+    )
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out) == {"model": "model", "out": "long", "method": "longrope", "window": 64, "to": 256}
+    assert handscroll.load("long").model.config.position.long_factor == (2.0,) * 8  # type: ignore[attr-defined]
+
+
+def test_extend_tunes_with_the_recipe_of_another_model(run: Run, recipe: Path, tmp_path: Path) -> None:
+    tune = ["extend", "model", "--to", "128", "--method", "linear", "--out", "long", "--tune", "recipe.yaml"]
+    ran = run(*tune, "train.steps=3")
+    assert ran.code == 0, ran.err
+    assert "tuning: 3 of 3 steps" in ran.out
+    before, after = (load_file(tmp_path / out / "model.safetensors") for out in ("model", "long"))
+    assert all(not after[name].equal(tensor) for name, tensor in before.items())
+    assert handscroll.load("long").model.config.max_positions == 128
 
 
 def test_generate_prints_the_continuation_alone(run: Run) -> None:
@@ -192,7 +231,7 @@ def test_quickstart_shows_its_result(run: Run, quickstart: list[Any]) -> None:
 
 
 def test_help_of_every_verb_explains_every_option(run: Run) -> None:
-    for verb in (["quickstart"], ["data", "chronicle"], ["train"], ["generate"], ["eval"]):
+    for verb in (["quickstart"], ["data", "chronicle"], ["train"], ["extend"], ["generate"], ["eval"]):
         shown = run(*verb, "--help").out
         assert "Examples:" in shown
         options = shown.split("Options:\n")[1].split("\n")
@@ -221,6 +260,10 @@ def test_an_interruption_says_how_to_go_on(run: Run, recipe: Path, monkeypatch: 
         yield
 
     monkeypatch.setattr("handscroll.recipes.train.train", interrupted)
-    ran = run("train", "recipe.yaml")
-    assert ran.code == 130
-    assert ran.err == "handscroll: interrupted; the same command with --resume goes on\n"
+    monkeypatch.setattr("handscroll.recipes.extend.extend", interrupted)
+    extend = ["extend", "model", "--to", "128", "--out", "long"]
+    for command in (["train", "recipe.yaml"], [*extend, "--tune", "recipe.yaml"]):
+        ran = run(*command)
+        assert ran.code == 130
+        assert ran.err == "handscroll: interrupted; the same command with --resume goes on\n"
+    assert run(*extend).err == "handscroll: interrupted\n"

@@ -22,8 +22,9 @@ MISTAKES = (
     NotADirectoryError,
     PermissionError,
 )
-RESUMABLE = ("quickstart", "train")
-DOTTED = "handscroll.dotted"
+RESUMABLE = ("quickstart", "train", "extend")
+# What a verb may tell of one call, in the context's meta: the options with a dot; whether --resume can go on with it.
+DOTTED, CAN_RESUME = "handscroll.dotted", "handscroll.can_resume"
 
 
 class Commands(TyperGroup):
@@ -33,8 +34,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            way_on = "; the same command with --resume goes on" if ctx.invoked_subcommand in RESUMABLE else ""
-            _say(f"interrupted{way_on}")
+            goes_on = ctx.invoked_subcommand in RESUMABLE and ctx.meta.get(CAN_RESUME, True)
+            _say("interrupted; the same command with --resume goes on" if goes_on else "interrupted")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             raise  # the reader of our output, such as `head`, has seen enough: typer ends quietly

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from handscroll.measure.table import Table
-    from handscroll.training import Progress as TrainingProgress
 
 # Elsewhere than on a terminal, such as in a log file, one line in so many seconds tells that work goes on.
 SECONDS_BETWEEN_LINES = 10.0
@@ -140,13 +139,6 @@ class Lines:
 
     def say(self, text: str) -> None:
         self._target.print(text)
-
-
-def step_event(progress: TrainingProgress, task: str = "training") -> Advance:
-    """A training step as an event."""
-    return Advance(
-        task, progress.step, progress.steps, "steps", progress.tokens_per_second, f"loss {progress.loss:.3f}"
-    )
 
 
 class _Clock:

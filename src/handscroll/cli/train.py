@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from handscroll.cli.display import console, print_json, showing, step_event
+from handscroll.cli.display import console, print_json, showing
+from handscroll.recipes.events import step_event
 
 
 def train(
@@ -37,7 +38,8 @@ def train(
 
     \b
     model      width, layers, heads, kv_heads, head_width, feedforward_width,
-               window, qkv_bias, tied, rope_theta; or from: a folder or hub id
+               window, qkv_bias, tied, rope_theta; or from: a folder or hub id,
+               with stretch: method and to, for a longer window
     tokenizer  vocab_size, han (merged, isolated); or from: a folder or hub id
     data       files: txt, md, jsonl (text or messages), and folders of them
     objective  causal_lm (every next token) or sft (what the assistant says)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from handscroll.training import Progress
 
 
 class Advance(NamedTuple):
@@ -30,3 +33,10 @@ class Finished(NamedTuple):
 
 
 Event = Advance | Said | Finished
+
+
+def step_event(progress: Progress, task: str = "training") -> Advance:
+    """A training step as an event."""
+    return Advance(
+        task, progress.step, progress.steps, "steps", progress.tokens_per_second, f"loss {progress.loss:.3f}"
+    )
