@@ -403,8 +403,8 @@ if __name__ == "__main__":
 def test_the_vocabulary_has_every_word_that_answers_hang_on() -> None:
     """A relation, a name or an answer in several pieces is out of reach of the heads that look a few tokens back."""
     scale = Scale()
-    chronicle = material.training_chronicle(1, LANGUAGES, scale.vocabulary_tokens)
-    learnt = Tokenizer.train([chronicle.text, *material.training_turns(chronicle)], scale.vocabulary, han="isolated")
+    learnt = material.learn_vocabulary(1, {}, scale.vocabulary, scale.vocabulary_tokens)
+    assert learnt.vocab_size <= scale.vocabulary
     rng, broken = random.Random(0), set()
     for lang in LANGUAGES:
         names = Names(lang, "read", 1)
@@ -413,4 +413,6 @@ def test_the_vocabulary_has_every_word_that_answers_hang_on() -> None:
                 for word in re.findall(r"^\w+| \w+|\W", sentence) if lang == "en" else sentence:
                     if len(learnt.encode(word)) != 1 and not word.strip().isdigit():
                         broken.add(word)
+            if lang == "zh" and fact.relation not in ("teacher", "birth_year"):
+                assert len(learnt.encode(fact.answer)) == 1
     assert not broken

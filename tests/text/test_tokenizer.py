@@ -104,6 +104,27 @@ def test_training_is_deterministic_and_numbers_are_cut_into_groups_of_three_digi
     assert [numbers.decode([token]) for token in numbers.encode("84284284")] == ["842", "842", "84"]
 
 
+def test_words_stay_whole_and_are_plain_text(tmp_path: Path) -> None:
+    """Wherever they stand, after saving, and in transformers; nothing is lost on the way back."""
+    trained = Tokenizer.train(["他在苏州住。" * 9, "She lives."], 300, han="isolated", words=["苏州", "杭州"])
+    assert trained.vocab_size <= 300
+    assert list(trained.special_tokens) == list(SPECIAL_TOKENS)
+    trained.save(tmp_path)
+    loaded, theirs = Tokenizer.load(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    text = "他在苏州，She lives in杭州 and 苏 州🙂杭州"
+    ids = loaded.encode(text)
+    assert ids == trained.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
+    assert ids.count(loaded.id_of("杭州")) == 2
+    assert ids.count(loaded.id_of("苏州")) == 1
+    assert loaded.decode(ids) == text == loaded.decode(ids, skip_special=True)
+    decoder = StreamDecoder(loaded)
+    assert "".join(map(decoder.feed, ids)) + decoder.flush() == text
+    start, end = loaded.encode_with_offsets(text).offsets[ids.index(loaded.id_of("苏州"))]
+    assert text[start:end] == "苏州"
+    with pytest.raises(ValueError, match=r"256 bytes, 7 special tokens and 2 words"):
+        Tokenizer.train(["text"], 264, words=["苏州", "杭州"])
+
+
 def test_bad_training_input() -> None:
     with pytest.raises(ValueError, match=f"at least {SMALLEST_VOCAB}"):
         Tokenizer.train(["text"], 200)

@@ -26,6 +26,7 @@ from handscroll.text.chronicle import (
     even_questions,
     plant,
     question,
+    undivided,
     write_document,
 )
 from handscroll.text.chronicle.document import JOINTS
@@ -48,6 +49,8 @@ FEWEST_SENTENCES = 8
 # Texts of several languages are read in turns, so that questions in each are spread over the whole depth.
 SECTIONS = 16
 QUESTIONS_PER_LANGUAGE = 100
+# More of a corpus would crowd the names and answers of the chronicle out of the vocabulary.
+TOKENIZER_CHARACTERS = 400_000
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,18 @@ class Material:
         text = (folder / DOCUMENT).read_bytes().decode("utf-8")
         document = Document(text, facts, rows[0]["seed"], "read", tokens=0)
         return cls(document, {row["lang"]: row["text"] for row in read_lines(folder / TRAINING)})
+
+
+def learn_vocabulary(seed: int, corpus: Mapping[str, str], size: int, tokens: int) -> Tokenizer:
+    """A tokenizer of at most `size` entries, learnt from the corpus and a chronicle of `tokens` tokens."""
+    languages = tuple(corpus) or LANGUAGES
+    chronicle = training_chronicle(seed, languages, tokens)
+    own = [text[:TOKENIZER_CHARACTERS] for text in corpus.values()]
+    words = [word for lang in languages for word in undivided(lang)]
+    learnt = Tokenizer.train([chronicle.text, *training_turns(chronicle), *own], size, han="isolated", words=words)
+    # As every row of the curriculum begins, so shall whatever else the model is given.
+    learnt.config["add_bos_token"] = True
+    return learnt
 
 
 def training_chronicle(seed: int, languages: Sequence[str], tokens: int) -> Document:

@@ -36,7 +36,7 @@ from handscroll.recipes.material import Material
 from handscroll.recipes.output import check_writable
 from handscroll.recipes.plan import Plan, make_plan, measure_steps
 from handscroll.text import Tokenizer
-from handscroll.text.chronicle import LANGUAGES, estimate_tokens
+from handscroll.text.chronicle import estimate_tokens
 from handscroll.text.files import write_files
 from handscroll.training import SFT, MuonOptions, TrainOptions, WarmupStableDecay, train
 from handscroll.training.log import LOG_NAME
@@ -46,8 +46,6 @@ TOKENIZER, TRAINING, MODEL = "tokenizer", "training", "model"
 SMALLEST_WINDOW = 64
 # A document that is hardly longer than the window shows nothing; a corpus needs something to train on besides.
 FEWEST_WINDOWS = 4
-# More of a corpus would crowd the names and answers of the chronicle out of the vocabulary.
-TOKENIZER_CHARACTERS = 400_000
 # Of the chronicle that the vocabulary is learnt from, one part in so many is also read while training.
 TEXT_SHARE = 4
 # Below this share of the curriculum's steps some skill may not be learnt.
@@ -199,14 +197,9 @@ class _Run:
         if not folder.is_dir():
             yield Said("Learning a vocabulary.")
             with self._timed("tokenizer"):
-                languages = tuple(self.corpus) or LANGUAGES
-                chronicle = texts.training_chronicle(self.options.seed, languages, self.scale.vocabulary_tokens)
-                own = [text[:TOKENIZER_CHARACTERS] for text in self.corpus.values()]
-                learnt = Tokenizer.train(
-                    [chronicle.text, *texts.training_turns(chronicle), *own], self.scale.vocabulary, han="isolated"
+                learnt = texts.learn_vocabulary(
+                    self.options.seed, self.corpus, self.scale.vocabulary, self.scale.vocabulary_tokens
                 )
-                # As every row of the curriculum begins, so shall whatever else the model is given.
-                learnt.config["add_bos_token"] = True
                 with replacing(folder) as draft:
                     learnt.save(draft)
         # Always the saved one, so that a resumed run has the same in its hands.

@@ -71,17 +71,21 @@ class Tokenizer:
         self._extra_stop_ids = tuple(stop_ids)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, *, han: Han = "merged") -> "Tokenizer":
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, *, han: Han = "merged", words: Sequence[str] = ()
+    ) -> "Tokenizer":
         """Learn a vocabulary of at most `vocab_size` entries (fewer if the texts hold too few pairs to merge).
 
         han="isolated" cuts every Han character from its neighbours before merging. It costs longer Chinese
         sequences, and a Chinese name is then cut in the same way whatever surrounds it, so a model finds it
-        again by comparing tokens.
+        again by comparing tokens. `words` are entries from the start and never cut, wherever they stand; they are
+        plain text, no control tokens.
         """
-        if vocab_size < SMALLEST_VOCAB:
+        smallest = SMALLEST_VOCAB + len(words)
+        if vocab_size < smallest:
             raise ValueError(
-                f"vocab_size is {vocab_size}; it must be at least {SMALLEST_VOCAB} "
-                f"(256 bytes and {len(SPECIAL_TOKENS)} special tokens). Ask for a larger vocabulary."
+                f"vocab_size is {vocab_size}; it must be at least {smallest} (256 bytes, {len(SPECIAL_TOKENS)} special "
+                f"tokens and {len(words)} words). Ask for a larger vocabulary."
             )
         steps: list[Any] = [pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated")]
         if han == "isolated":
@@ -93,12 +97,13 @@ class Tokenizer:
         backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
+            vocab_size=vocab_size - len(words),
             special_tokens=[AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
         backend.train_from_iterator(_refuse_empty(texts), trainer)
+        backend.add_tokens([AddedToken(word, normalized=False) for word in words])
         return cls(backend.to_str(pretty=True), _own_config())
 
     @classmethod

@@ -44,6 +44,7 @@ from handscroll.text.chronicle.relations import (
     draw_fact,
     fact_sentence,
     question,
+    undivided,
 )
 
 __all__ = [
@@ -69,5 +70,6 @@ __all__ = [
     "paragraphs",
     "plant",
     "question",
+    "undivided",
     "write_document",
 ]

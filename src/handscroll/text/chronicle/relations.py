@@ -93,6 +93,15 @@ def draw_answer(relation: str, lang: str, rng: random.Random, names: Names) -> s
     return entry.draw(lang, rng, names)
 
 
+def undivided(lang: str) -> list[str]:
+    """Answers that a tokenizer of single Han characters should keep whole, as words between spaces are.
+
+    Of an answer in two pieces a small reader takes the second piece from somewhere else now and then.
+    """
+    pools = [entry.pool[lang] for entry in RELATIONS.values() if entry.pool is not None]
+    return [answer for pool in pools for answer in pool] if lang == "zh" else []
+
+
 def draw_fact(relation: str, subject: str, rng: random.Random, names: Names) -> Fact:
     """A fact about `subject`, who never teaches themselves."""
     while (answer := draw_answer(relation, names.lang, rng, names)) == subject:
