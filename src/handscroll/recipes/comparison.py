@@ -34,7 +34,7 @@ FOLDER = "policies"
 EARLY_POINTS = (4096, FULL_LIMIT)
 QUESTIONS_ON_THE_WAY = 24
 # So often reading pauses; in between only what the window holds is asked for, since a window holds few facts.
-PAUSES = 16
+PAUSES = 32
 
 
 @dataclass(frozen=True)

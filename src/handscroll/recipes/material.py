@@ -42,6 +42,8 @@ LONG_TOKENS, LONG_CHARACTERS = 131_072, 400_000
 TRAINING_SEED = 1000
 # One planted fact per so many tokens, so that every window holds some; a fact has about, and at least, so many itself.
 TOKENS_PER_FACT, FACT_TOKENS, SHORTEST_FACT = 128, 18, 10
+# A longer text has no more of them in each language: what makes it hard shall be its length.
+MOST_FACTS = 1024
 SMALLEST_TRAINING_SHARE = 0.2
 HAN = re.compile(r"[㐀-鿿]")
 HAN_SHARE = 0.2
@@ -179,7 +181,8 @@ def corpus_material(corpus: Mapping[str, str], seed: int, tokens: int, tokenizer
     for lang, text in corpus.items():
         reading = text[cuts[lang] :]
         places = len(SENTENCE_ENDS[lang].findall(reading))
-        count = max(1, min(places, round(len(tokenizer.encode(reading)) / (TOKENS_PER_FACT - FACT_TOKENS))))
+        wanted = round(len(tokenizer.encode(reading)) / (TOKENS_PER_FACT - FACT_TOKENS))
+        count = max(1, min(places, wanted, MOST_FACTS))
         documents.append(plant(reading, seed, lang, count, avoid=training.get(lang, "")))
     document = documents[0] if len(documents) == 1 else _in_turns(documents)
     found = len(tokenizer.encode(document.text))
