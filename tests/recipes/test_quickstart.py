@@ -52,7 +52,7 @@ SCALE = Scale(
     questions=4,
     training=dataclasses.replace(Scale().training, checkpoint_every=5),
 )
-OPTIONS = QuickstartOptions(minutes=60.0, window=128, tokens=1500, seed=3)
+OPTIONS = QuickstartOptions(minutes=60.0, window=128, tokens=2500, seed=3)
 
 
 def run(out: Path, **changes: Any) -> Iterator[Event]:

@@ -60,7 +60,7 @@ def generate(
 
     \b
       handscroll generate quickstart/model "Once upon a time"
-      handscroll generate quickstart/model "Who taught Anna Berg?" --file book.txt --chat
+      handscroll generate quickstart/model "Who was the teacher of Anna Berg?" --file book.txt --chat
       echo "Once upon a time" | handscroll generate quickstart/model - --temperature 0.8 --seed 3
       handscroll generate quickstart/model "Once" --cache sliding_window --cache.window=256
     """

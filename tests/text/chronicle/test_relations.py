@@ -3,6 +3,7 @@
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable
 from itertools import product
 
@@ -88,6 +89,15 @@ def test_what_precedes_the_name_in_an_answer_precedes_none_elsewhere(lang: str) 
     answers = before(words.answer for words in all_words)
     assert answers
     assert not answers & before(template for words in all_words for template in (*words.facts, *words.questions))
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_what_precedes_the_name_in_a_question_does_so_in_several(lang: str) -> None:
+    pattern = r"(\w+) \{name\}" if lang == "en" else r"(.)\{name\}"
+    questions = [template for relation in RELATIONS for template in wording(relation, lang).questions]
+    counts = Counter(match[1] for template in questions if (match := re.search(pattern, template)))
+    assert counts.total() == len(questions)
+    assert min(counts.values()) >= 3
 
 
 @pytest.mark.parametrize(("relation", "lang"), CASES)

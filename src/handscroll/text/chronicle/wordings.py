@@ -7,6 +7,7 @@ name, and mostly no content word; the words right beside the name differ too. In
 name and answer, and they are no other relation's, so that joining all three is within reach of a model of three layers.
 The answer sentence restates subject and relation within four tokens, so that what follows is a copy from the fact. What
 stands before the name in it stands before no name in a fact or a question, or names would be copied from there, too.
+In questions few words stand before a name, each in many of them: one that stood in a single wording was not learnt.
 """
 
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ BIRTHPLACE_ZH = Wording(
         "请问{name}的家乡在哪里？",
         "你知道{name}是哪里人吗？",
         "哪座城镇是{name}的故乡？",
-        "当初是何处生下{name}？",
+        "你知道{name}生在何处吗？",
     ),
     answer="要说出生地那{name}是{answer}。",
 )
@@ -82,9 +83,9 @@ HOME_ZH = Wording(
     ),
     questions=(
         "请问{name}的住处在哪里？",
-        "眼下{name}，安身何处？",
+        "请问{name}，安身何处？",
         "哪里是{name}的家？",
-        "要拜访{name}，该去什么地方？",
+        "你知道{name}住在什么地方吗？",
     ),
     answer="要说住处那{name}在{answer}。",
 )
@@ -97,7 +98,7 @@ TRADE_EN = Wording(
     ),
     questions=(
         "What did {name} do for a living?",
-        "Which occupation was practised by {name}?",
+        "Which occupation was that of {name}?",
         "What was the profession of {name}?",
         "By what trade was {name} known?",
     ),
@@ -114,7 +115,7 @@ TRADE_ZH = Wording(
         "请问{name}，靠什么谋生？",
         "你知道{name}是哪一行的吗？",
         "什么是{name}的本行？",
-        "白天里{name}，做何营生？",
+        "谁知道{name}，做何营生？",
     ),
     answer="要说职业那{name}是{answer}。",
 )
@@ -144,7 +145,7 @@ BIRTH_YEAR_ZH = Wording(
         "请问{name}，出生于哪一年？",
         "你知道{name}是哪年生的吗？",
         "哪一年是{name}的生年？",
-        "该从何年算起{name}的岁数？",
+        "你知道{name}的岁数从何年算起吗？",
     ),
     answer="要说生年那{name}是{answer}。",
 )
@@ -156,9 +157,9 @@ TEACHER_EN = Wording(
         "At the old academy {name} heeded {answer} alone.",
     ),
     questions=(
-        "Who taught {name}?",
+        "Whom did {name} have for a teacher?",
         "Who was the teacher of {name}?",
-        "Which scholar gave instruction to {name}?",
+        "Under which scholar did {name} learn?",
         "By whom was {name} trained?",
     ),
     answer="For {name} the teacher was {answer}.",
@@ -170,7 +171,12 @@ TEACHER_ZH = Wording(
         "每天清早，{name}拜{answer}读书。",
         "那年，{name}投{answer}学艺。",
     ),
-    questions=("请问{name}，师从何人？", "谁是{name}的老师？", "是谁教导过{name}？", "当初{name}，进了哪位门下？"),
+    questions=(
+        "请问{name}，师从何人？",
+        "谁是{name}的老师？",
+        "你知道{name}由谁教导吗？",
+        "请问{name}，进了哪位门下？",
+    ),
     answer="要说老师那{name}是{answer}。",
 )
 EVENT_EN = Wording(
@@ -183,8 +189,8 @@ EVENT_EN = Wording(
     questions=(
         "What is {name} remembered for?",
         "In which event did {name} take part?",
-        "Which chapter of history made {name} famous?",
-        "What great occasion involved {name}?",
+        "For which chapter of history is {name} famous?",
+        "At what great time was {name} present?",
     ),
     answer="For {name} the occasion was {answer}.",
 )
@@ -197,9 +203,9 @@ EVENT_ZH = Wording(
     ),
     questions=(
         "请问{name}，因何事留名？",
-        "后人为什么纪念{name}？",
-        "哪件大事让{name}扬名？",
-        "当时{name}，参加了什么？",
+        "你知道{name}为何受人纪念吗？",
+        "哪件大事是{name}扬名的缘由？",
+        "请问{name}，参加了什么？",
     ),
     answer="要说事迹那{name}是{answer}。",
 )
