@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from handscroll.kvcache.block_layer import BlockLayer
-from handscroll.kvcache.layered import LayeredCache, PerForward
+from handscroll.kvcache.layered import LayeredCache, PerForward, tile_of
 from handscroll.kvcache.representatives import REPRESENTATIVES
 from handscroll.kvcache.store import BlockStore
 from handscroll.model.config import ModelConfig
@@ -81,7 +81,7 @@ class Sizes:
     @classmethod
     def of(cls, options: BlockMemory, trained: int) -> Sizes:
         block = options.block_size or max(1, min(128, trained // 16))
-        tile = options.tile or max(1, min(64, trained // 8))
+        tile = options.tile or tile_of(trained)
         sinks = min(block, trained // 16) if options.sinks is None else options.sinks
         # Older text is archived and can be looked up: a small local window leaves less to confuse with what is asked.
         sizes = cls(sinks, options.blocks, block, options.window or max(1, trained // 8), tile)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from handscroll.kvcache.layered import LayerCache, LayeredCache, PerForward, attend
@@ -44,6 +45,11 @@ class FullLayer(LayerCache):
         self.shared = shared
 
     @property
+    def rotates_at_use(self) -> bool:
+        """Whether keys are kept as they came, and turned anew at each use."""
+        return self.position.depends_on_length
+
+    @property
     def lengths(self) -> tuple[int, ...]:
         return tuple(self.store.lengths)
 
@@ -51,7 +57,7 @@ class FullLayer(LayerCache):
         self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
     ) -> Attended:
         rotation = self.shared.get(layout, "rotation", lambda: self.rotation(layout, layout.positions_BTP[..., 0]))
-        kept_BKTD = key_BKTD if self.position.depends_on_length else self.position.rotate(key_BKTD, rotation)
+        kept_BKTD = key_BKTD if self.rotates_at_use else self.position.rotate(key_BKTD, rotation)
         self.append(kept_BKTD, value_BKTD, layout)
         key_BKSD = self.rotated_keys(layout)
         if asking is not None:
@@ -77,13 +83,17 @@ class FullLayer(LayerCache):
         """(B, K, S, D): the keys in all slots in use, as they turn in the layout's texts."""
         assert self.store.key_BKSD is not None
         key_BKSD = self.store.key_BKSD[:, :, : self.store.used]
-        if not self.position.depends_on_length:
+        if not self.rotates_at_use:
             return key_BKSD
 
         def slots() -> Rotation:
-            return self.rotation(layout, self.store.index_BS(key_BKSD.device).clamp(min=0))
+            return self.rotation(layout, self.slot_positions(layout, key_BKSD.device))
 
         return self.position.rotate(key_BKSD, self.shared.get(layout, "slots", slots))
+
+    def slot_positions(self, layout: Layout, device: torch.device) -> Tensor:
+        """(B, S): the position of each slot in use; any number where a row has none."""
+        return self.store.index_BS(device).clamp(min=0)
 
     def text_lengths(self, layout: Layout) -> Tensor:
         """(B, 1): how long a text each row's positions turn for. Nothing is left out, so it is the whole text."""

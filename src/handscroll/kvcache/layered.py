@@ -94,6 +94,11 @@ class LayeredCache:
         return LayeredCache([layer.select(rows, shared) for layer in self.layers], shared)
 
 
+def tile_of(trained: int) -> int:
+    """Tokens of a tile, the absolute stretches of a text that windows and virtual positions depend on: 64 or fewer."""
+    return max(1, min(64, trained // 8))
+
+
 def attend(
     query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, mask: Tensor | None, causal: bool, weights: bool
 ) -> Attended:

@@ -45,7 +45,7 @@ class WindowLayer(FullLayer):
     def append(self, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> None:
         """Remembers the layout's tokens (mutates); drops old ones once a window's worth of slots is stale."""
         if self.store.used + key_BKTD.shape[2] > 2 * self.window:
-            self.store.keep_last(self.window - 1)
+            self.store.drop_before([length - self.window + 1 for length in self.store.lengths])
         super().append(key_BKTD, value_BKTD, layout)
 
     def text_lengths(self, layout: Layout) -> Tensor:

@@ -23,9 +23,14 @@ def nbytes(*tensors: Tensor) -> int:
 
 
 class TokenStore:
-    """Keys and values of each row's tokens from index `bases[row]` on: index i stands in slot i - bases[row]."""
+    """Keys and values of each row's first `sinks` tokens, and of its latest.
 
-    def __init__(self, rows: int):
+    Of each row `bases[row]` tokens have been dropped, those next to its sinks: behind these, index i stands in slot
+    i - bases[row]. `limit`: as many slots as a row ever needs.
+    """
+
+    def __init__(self, rows: int, sinks: int = 0, limit: int | None = None):
+        self.sinks, self.limit = sinks, limit
         self.bases = [0] * rows
         self.lengths = [0] * rows
         self.key_BKSD: Tensor | None = None
@@ -55,16 +60,18 @@ class TokenStore:
         self.key_BKSD[rows_N, :, slots_N] = key_BKTD[rows_N, :, tokens_N]
         self.value_BKSD[rows_N, :, slots_N] = value_BKTD[rows_N, :, tokens_N]
 
-    def keep_last(self, tokens: int) -> None:
-        """Drops all but each row's last `tokens` (mutates): they move to the front."""
+    def drop_before(self, firsts: Sequence[int]) -> None:
+        """Drops each row's tokens from its sinks to index `firsts[row]` (mutates): what follows moves to the front."""
         if self.key_BKSD is None or self.value_BKSD is None:
             return
-        for row, (base, length) in enumerate(zip(self.bases, self.lengths, strict=True)):
-            dropped = max(0, length - tokens - base)
-            kept = length - base - dropped
-            if dropped:
+        for row, (first, base, length) in enumerate(zip(firsts, self.bases, self.lengths, strict=True)):
+            dropped = first - self.sinks - base
+            if dropped > 0:
+                assert first <= length, "only what was read can be dropped"
+                kept = length - first
                 for buffer_BKSD in (self.key_BKSD, self.value_BKSD):
-                    buffer_BKSD[row, :, :kept] = buffer_BKSD[row, :, dropped : dropped + kept].clone()
+                    local_KSD = buffer_BKSD[row, :, self.sinks :]
+                    local_KSD[:, :kept] = local_KSD[:, dropped : dropped + kept].clone()
                 self.bases[row] += dropped
 
     def index_BS(self, device: torch.device) -> Tensor:
@@ -72,11 +79,12 @@ class TokenStore:
         slots_S = torch.arange(self.used, device=device)
         bases_B = torch.tensor(self.bases, device=device)
         held_B = torch.tensor(self.lengths, device=device) - bases_B
-        return (slots_S + bases_B[:, None]).masked_fill(slots_S >= held_B[:, None], -1)
+        index_BS = torch.where(slots_S < self.sinks, slots_S, slots_S + bases_B[:, None])
+        return index_BS.masked_fill(slots_S >= held_B[:, None], -1)
 
     def select(self, rows: Sequence[int]) -> TokenStore:
         """A copy of these rows."""
-        chosen = TokenStore(len(rows))
+        chosen = TokenStore(len(rows), self.sinks, self.limit)
         chosen.bases = [self.bases[row] for row in rows]
         chosen.lengths = [self.lengths[row] for row in rows]
         if self.key_BKSD is not None and self.value_BKSD is not None and rows:
@@ -92,10 +100,11 @@ class TokenStore:
         held = 0 if self.key_BKSD is None else self.key_BKSD.shape[2]
         if slots <= held:
             return
+        room = max(slots, 2 * held if self.limit is None else min(2 * held, self.limit))
         batch, heads, _, width = like_BKTD.shape
         for name in ("key_BKSD", "value_BKSD"):
             # Zeros, not empty: a masked slot still meets the softmax's zero weight, and 0 * NaN is NaN.
-            grown = like_BKTD.new_zeros(batch, heads, max(slots, 2 * held), width)
+            grown = like_BKTD.new_zeros(batch, heads, room, width)
             if held:
                 grown[:, :, :held] = getattr(self, name)
             setattr(self, name, grown)
