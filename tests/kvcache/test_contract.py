@@ -13,6 +13,8 @@ TOLERANCE = 2e-5
 VARIANTS = {
     "full": "full",
     "sliding_window": "sliding_window",
+    "attention_sinks": "attention_sinks",
+    "attention_sinks_odd": {"policy": "attention_sinks", "sinks": 3, "window": 80, "tile": 7},
     "block_memory": {"policy": "block_memory", "window": 40},
     "block_memory_key_norm": {"policy": "block_memory", "window": 40, "representative": "key_norm"},
     "block_memory_attended": {"policy": "block_memory", "window": 40, "representative": "attended"},
@@ -219,7 +221,7 @@ def test_what_is_described_makes_the_same_policy() -> None:
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ("fulll", "unknown cache policy 'fulll': known are full, sliding_window, block_memory"),
+        ("fulll", "unknown cache policy 'fulll': known are full, sliding_window, attention_sinks, block_memory"),
         ({"policy": "full", "window": 3}, "full has no option 'window'"),
         ({"policy": "sliding_window", "window": -1}, "window=-1"),
         ({"policy": "block_memory", "blocks": 0}, "blocks=0"),

@@ -18,15 +18,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from handscroll.kvcache.attention_sinks import AttentionSinks
 from handscroll.kvcache.block_memory import BlockMemory
 from handscroll.kvcache.full import Full
 from handscroll.kvcache.sliding_window import SlidingWindow
 
-Policy = Full | SlidingWindow | BlockMemory
+Policy = Full | SlidingWindow | AttentionSinks | BlockMemory
 
-POLICIES: dict[str, type[Full] | type[SlidingWindow] | type[BlockMemory]] = {
+POLICIES: dict[str, type[Full] | type[SlidingWindow] | type[AttentionSinks] | type[BlockMemory]] = {
     "full": Full,
     "sliding_window": SlidingWindow,
+    "attention_sinks": AttentionSinks,
     "block_memory": BlockMemory,
 }
 
@@ -57,4 +59,4 @@ def describe(policy: Policy) -> dict[str, Any]:
     }
 
 
-__all__ = ["POLICIES", "BlockMemory", "Full", "Policy", "SlidingWindow", "describe", "make_policy"]
+__all__ = ["POLICIES", "AttentionSinks", "BlockMemory", "Full", "Policy", "SlidingWindow", "describe", "make_policy"]
