@@ -228,7 +228,10 @@ def test_a_conversation_is_answered_after_its_context(model: Transformer, tokeni
     [
         ({"prompt": ""}, "the prompt is empty"),
         ({"prompt": []}, "there are no messages"),
-        ({"cache": "blok_memory"}, "unknown cache policy 'blok_memory': known are full, sliding_window, block_memory"),
+        (
+            {"cache": "blok_memory"},
+            "unknown cache policy 'blok_memory': known are full, sliding_window, attention_sinks, block_memory",
+        ),
         ({"cache": {"policy": "full", "window": 3}}, "full has no option 'window'"),
         ({"cache": {"policy": "sliding_window", "window": -3}}, "window=-3"),
         ({"cache": {"policy": "block_memory", "blocks": 99}}, "but the model was trained on 64"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from handscroll.kvcache import POLICIES, BlockMemory, SlidingWindow, describe, make_policy
+from handscroll.kvcache import POLICIES, AttentionSinks, BlockMemory, SlidingWindow, describe, make_policy
 from handscroll.model import Bytes, Cache, Capture, Layout, Transformer
 
 TOLERANCE = 2e-5
@@ -214,7 +214,12 @@ def test_captured_weights_sum_to_one_and_explain_the_output(
 
 
 def test_what_is_described_makes_the_same_policy() -> None:
-    for policy in (SlidingWindow(77), BlockMemory(blocks=3, representative="mean"), make_policy("full")):
+    for policy in (
+        SlidingWindow(77),
+        AttentionSinks(sinks=0, tile=1),
+        BlockMemory(blocks=3, representative="mean"),
+        make_policy("full"),
+    ):
         assert make_policy(describe(policy)) == policy
 
 
@@ -224,6 +229,9 @@ def test_what_is_described_makes_the_same_policy() -> None:
         ("fulll", "unknown cache policy 'fulll': known are full, sliding_window, attention_sinks, block_memory"),
         ({"policy": "full", "window": 3}, "full has no option 'window'"),
         ({"policy": "sliding_window", "window": -1}, "window=-1"),
+        ({"policy": "attention_sinks", "sinks": -1}, "sinks=-1: a number of tokens, 0 or more"),
+        ({"policy": "attention_sinks", "window": 0}, "window=0: attention_sinks needs at least 1"),
+        ({"policy": "attention_sinks", "tile": 0}, "tile=0"),
         ({"policy": "block_memory", "blocks": 0}, "blocks=0"),
         ({"policy": "block_memory", "representative": "best"}, "representative='best': known are key_norm"),
         ({"policy": "block_memory", "sinks": -1}, "sinks=-1"),

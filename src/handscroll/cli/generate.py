@@ -35,8 +35,8 @@ def generate(
     cache: Annotated[
         str,
         typer.Option(
-            help="The way of remembering: full, sliding_window or block_memory. Its options follow with a dot, such as "
-            "--cache.window=256."
+            help="The way of remembering: full, sliding_window, attention_sinks or block_memory. Its options follow "
+            "with a dot, such as --cache.window=256."
         ),
     ] = "block_memory",
     max_new_tokens: Annotated[int, typer.Option(help="Where to stop at the latest, in tokens.")] = 64,

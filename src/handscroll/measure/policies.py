@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from handscroll.generation.engine import CHUNK
-from handscroll.kvcache import Full, Policy, SlidingWindow, describe
+from handscroll.kvcache import AttentionSinks, Full, Policy, SlidingWindow, describe
 from handscroll.measure.attended import attended_keys
 from handscroll.measure.probes import Probe
 from handscroll.measure.reading import Reading, ReadStep, read_document
@@ -79,8 +79,10 @@ def measure_policy(
 
 def model_window(model: Transformer, policy: Policy) -> int:
     """What a policy's user would call the window: the trained one, or a narrower one that the policy imposes."""
-    imposed = policy.window if isinstance(policy, SlidingWindow) else None
-    return min(model.config.max_positions, imposed or model.config.max_positions)
+    trained = model.config.max_positions
+    if isinstance(policy, AttentionSinks):
+        return policy.sizes(trained).window
+    return min(trained, policy.window or trained) if isinstance(policy, SlidingWindow) else trained
 
 
 def _result(

@@ -15,7 +15,7 @@ import torch
 from handscroll.generation import Sampling, read
 from handscroll.generation import generate as generate_ids
 from handscroll.generation.engine import CHUNK
-from handscroll.kvcache import BlockMemory, Policy, SlidingWindow, make_policy
+from handscroll.kvcache import AttentionSinks, BlockMemory, Policy, SlidingWindow, make_policy
 from handscroll.model import Transformer
 from handscroll.model.footprint import kv_bytes, require
 from handscroll.text import StreamDecoder, Tokenizer, chat_tokens
@@ -102,6 +102,8 @@ def _require_memory(model: Transformer, policy: Policy, tokens: int) -> None:
     if isinstance(policy, SlidingWindow):
         # Its store drops old tokens once it holds two windows.
         tokens = min(tokens, 2 * (policy.window or model.config.max_positions) + CHUNK)
+    elif isinstance(policy, AttentionSinks):
+        tokens = min(tokens, policy.sizes(model.config.max_positions).held)
     elif isinstance(policy, BlockMemory):
         device = torch.device("cpu")  # where its archive waits
     needed = kv_bytes(model.config, tokens, model.embedding.weight.dtype)
