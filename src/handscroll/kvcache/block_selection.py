@@ -26,7 +26,7 @@ from handscroll.kvcache.store import BlockStore
 # Products of queries and representatives that exist at a time.
 PRODUCTS = 1 << 24
 # Queries whose weight is below this share of the latest one's are left out.
-NEGLIGIBLE = 1e-3
+NEGLIGIBLE = 0.05
 
 
 def add_claims(rows: Sequence[Row], query_BHTD: Tensor, store: BlockStore, recency: float) -> None:
