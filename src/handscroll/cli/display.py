@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from handscroll.recipes.events import Advance
+from handscroll.recipes.events import Advance, Event, Finished
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,6 +73,28 @@ def showing(target: Console) -> Iterator[Display]:
     bars = Bars(target)
     with bars.progress:
         yield bars
+
+
+def follow(target: Console, events: Iterable[Event]) -> Finished | None:
+    """Shows what a run says and how far it is; returns how it ended."""
+    finished: Finished | None = None
+    with showing(target) as display:
+        for event in events:
+            if isinstance(event, Advance):
+                display.advance(event)
+            elif isinstance(event, Finished):
+                finished = event
+            else:
+                display.say(event.text)
+    return finished
+
+
+def print_next(target: Console, commands: Sequence[str]) -> None:
+    """The commands that a run ends with, for copying."""
+    if commands:
+        target.print("\nGo on with:")
+    for command in commands:
+        target.print(f"  {command}")
 
 
 class Bars:

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from handscroll.cli.commands import CAN_RESUME, dotted
-from handscroll.cli.display import console, print_json, showing
-from handscroll.recipes.events import Advance, Finished
+from handscroll.cli.display import console, follow, print_json, print_next
 
 FACTORS = ("short_factor", "long_factor")
 
@@ -84,24 +83,14 @@ def extend(
     people = console(as_json)
     from handscroll.recipes.extend import extend as run
 
-    finished: Finished | None = None
-    with showing(people) as display:
-        for event in run(
-            model, out, method=method, to=to, options=options, tune=tune, changes=changes or (), resume=resume
-        ):
-            if isinstance(event, Advance):
-                display.advance(event)
-            elif isinstance(event, Finished):
-                finished = event
-            else:
-                display.say(event.text)
+    events = run(model, out, method=method, to=to, options=options, tune=tune, changes=changes or (), resume=resume)
+    finished = follow(people, events)
     assert finished is not None
     if as_json:
         print_json(finished.result)
         return
-    people.print(f"the model is in {out}\n\nGo on with:")
-    for command in finished.next_commands:
-        people.print(f"  {command}")
+    people.print(f"the model is in {out}")
+    print_next(people, finished.next_commands)
 
 
 def _read_factors(path: Path) -> dict[str, Any]:

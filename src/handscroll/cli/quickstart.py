@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from handscroll.cli.display import console, print_json, print_table, showing
-from handscroll.recipes.events import Advance, Finished
+from handscroll.cli.display import console, follow, print_json, print_next, print_table
 
 if TYPE_CHECKING:
     from handscroll.measure.table import Table
@@ -90,25 +89,14 @@ def quickstart(
         resume=resume,
         full=full,
     )
-    finished: Finished | None = None
-    with showing(people) as display:
-        for event in run(options):
-            if isinstance(event, Advance):
-                display.advance(event)
-            elif isinstance(event, Finished):
-                finished = event
-            else:
-                display.say(event.text)
+    finished = follow(people, run(options))
     if finished is None:
         return
     if as_json:
         print_json(finished.result)
         return
     print_table(people, policies_table(finished.result))
-    if finished.next_commands:
-        people.print("\nGo on with:")
-    for command in finished.next_commands:
-        people.print(f"  {command}")
+    print_next(people, finished.next_commands)
 
 
 def policies_table(result: dict[str, Any]) -> Table:
