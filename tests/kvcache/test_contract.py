@@ -20,6 +20,11 @@ VARIANTS = {
     "block_memory_attended": {"policy": "block_memory", "window": 40, "representative": "attended"},
     "block_memory_mean": {"policy": "block_memory", "window": 40, "representative": "mean"},
     "block_memory_all": {"policy": "block_memory", "window": 40, "representative": "all"},
+    "offloaded": {"policy": "offloaded", "recent": 16},
+    "offloaded_window": {"policy": "offloaded", "recent": 5, "inner": "sliding_window"},
+    "offloaded_sinks": {"policy": "offloaded", "recent": 0, "to": "file", "inner": "attention_sinks"},
+    "offloaded_blocks": {"policy": "offloaded", "to": "file", "inner": {"policy": "block_memory", "window": 40}},
+    "quantized": {"policy": "quantized", "recent": 512},
     "block_memory_odd": {"policy": "block_memory", "block_size": 5, "sinks": 3, "blocks": 4, "tile": 12, "window": 50},
 }
 

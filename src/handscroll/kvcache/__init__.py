@@ -2,7 +2,7 @@
 
 A policy is frozen options; `policy.start(config, position, rows)` gives a cache; the transformer hands every layer's
 unrotated queries, keys and values to it and reads what comes back. A variant is named the same way everywhere:
-`{"policy": "block_memory", "window": 256}`.
+`{"policy": "block_memory", "window": 256}`, `{"policy": "quantized", "bits": 4, "inner": "full"}`.
 
 To add a policy:
 1. write `kvcache/NAME.py`: a frozen dataclass of options with `chunk_invariant` and `start`, and a `LayerCache`;
@@ -21,23 +21,30 @@ from typing import Any
 from handscroll.kvcache.attention_sinks import AttentionSinks
 from handscroll.kvcache.block_memory import BlockMemory
 from handscroll.kvcache.full import Full
+from handscroll.kvcache.offloaded import Offloaded
+from handscroll.kvcache.quantized import Quantized
 from handscroll.kvcache.sliding_window import SlidingWindow
 
-Policy = Full | SlidingWindow | AttentionSinks | BlockMemory
+Policy = Full | SlidingWindow | AttentionSinks | BlockMemory | Quantized | Offloaded
 
-POLICIES: dict[str, type[Full] | type[SlidingWindow] | type[AttentionSinks] | type[BlockMemory]] = {
+POLICIES: dict[str, type[Policy]] = {
     "full": Full,
     "sliding_window": SlidingWindow,
     "attention_sinks": AttentionSinks,
     "block_memory": BlockMemory,
+    "quantized": Quantized,
+    "offloaded": Offloaded,
 }
 
 
 def make_policy(name: str | Mapping[str, Any] | Policy) -> Policy:
-    """A policy from its bare name or from {"policy": name, option: value}. ValueError names what is unknown."""
+    """A policy from its bare name or from {"policy": name, option: value}. ValueError names what is unknown.
+
+    An option `inner` is a policy itself, named in the same ways.
+    """
     if not isinstance(name, str | Mapping):
         return name
-    options = {"policy": name} if isinstance(name, str) else dict(name)
+    options: dict[str, Any] = {"policy": name} if isinstance(name, str) else dict(name)
     kind = options.pop("policy", None)
     if kind not in POLICIES:
         raise ValueError(f"unknown cache policy {kind!r}: known are {', '.join(POLICIES)}")
@@ -46,17 +53,30 @@ def make_policy(name: str | Mapping[str, Any] | Policy) -> Policy:
     for option in options:
         if option not in known:
             raise ValueError(f"{kind} has no option {option!r}: known are {', '.join(known) or 'none'}")
+    if "inner" in options:
+        options["inner"] = make_policy(options["inner"])
     return policy(**options)
 
 
 def describe(policy: Policy) -> dict[str, Any]:
     """The policy as `make_policy` takes it, defaults left out."""
     name = next(name for name, kind in POLICIES.items() if isinstance(policy, kind) and type(policy) is kind)
-    return {"policy": name} | {
-        option.name: getattr(policy, option.name)
-        for option in dataclasses.fields(policy)
-        if getattr(policy, option.name) != option.default
-    }
+    options = {option.name: (getattr(policy, option.name), option.default) for option in dataclasses.fields(policy)}
+    changed = {option: value for option, (value, default) in options.items() if value != default}
+    if "inner" in changed:
+        changed["inner"] = describe(changed["inner"])
+    return {"policy": name} | changed
 
 
-__all__ = ["POLICIES", "AttentionSinks", "BlockMemory", "Full", "Policy", "SlidingWindow", "describe", "make_policy"]
+__all__ = [
+    "POLICIES",
+    "AttentionSinks",
+    "BlockMemory",
+    "Full",
+    "Offloaded",
+    "Policy",
+    "Quantized",
+    "SlidingWindow",
+    "describe",
+    "make_policy",
+]

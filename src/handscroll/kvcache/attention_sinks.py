@@ -26,6 +26,7 @@ from torch import Tensor
 from handscroll.kvcache.full import FullLayer
 from handscroll.kvcache.layered import LayeredCache, PerForward, tile_of
 from handscroll.kvcache.store import TokenStore
+from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended
@@ -55,11 +56,14 @@ class AttentionSinks:
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: attention_sinks needs at least 1")
 
-    def start(self, config: ModelConfig, position: Position, rows: int) -> LayeredCache:
+    def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         """ValueError where sinks, window and tile together exceed the trained window."""
         sizes, shared, cuts = self.sizes(config.max_positions), PerForward(), PerForward()
-        stores = [TokenStore(rows, sizes.sinks, sizes.held) for _ in range(config.num_layers)]
-        return LayeredCache([SinksLayer(position, store, shared, cuts, sizes) for store in stores], shared)
+        layers = [
+            SinksLayer(position, stores.tokens(rows, sizes.sinks, sizes.held), shared, cuts, sizes)
+            for _ in range(config.num_layers)
+        ]
+        return LayeredCache(layers, shared)
 
     def sizes(self, trained: int) -> Sizes:
         """The sizes in force for a model that was trained on so many tokens."""
@@ -163,10 +167,11 @@ class SinksLayer(FullLayer):
         """Weights over all slots that a row can ever have."""
         return F.pad(weights_BHTS, (0, self.sizes.held - weights_BHTS.shape[-1]))
 
-    def slot_positions(self, layout: Layout, device: torch.device) -> Tensor:
+    def slot_positions(self, layout: Layout, index_BS: Tensor) -> Tensor:
         assert layout.starts is not None
-        index_BS, sinks = self.store.index_BS(device), self.sizes.sinks
-        shift_B = torch.tensor([self.sizes.local_start(start) - sinks for start in layout.starts], device=device)
+        sinks = self.sizes.sinks
+        shifts = [self.sizes.local_start(start) - sinks for start in layout.starts]
+        shift_B = torch.tensor(shifts, device=index_BS.device)
         return torch.where(index_BS < sinks, index_BS, index_BS - shift_B[:, None]).clamp(min=0)
 
     def text_lengths(self, layout: Layout) -> Tensor:
@@ -182,13 +187,11 @@ class SinksLayer(FullLayer):
     def sees_all(self, used: int) -> bool:
         return used <= self.sizes.sinks + self.sizes.window and not any(self.store.bases)
 
-    def mask(self, layout: Layout, query_BHTD: Tensor) -> Tensor | None:
-        mask = super().mask(layout, query_BHTD)
-        if mask is None:
-            return None
-        query_BT1, key_B1S = layout.index_BT[:, :, None], self.store.index_BS(query_BHTD.device)[:, None, :]
+    def visible(self, layout: Layout, index_BS: Tensor) -> Tensor:
+        query_BT1, key_B1S = layout.index_BT[:, :, None], index_BS[:, None, :]
         near_BTS = key_B1S >= self.sizes.seen_from(query_BT1)
-        return mask & (near_BTS | (key_B1S < self.sizes.sinks) | (query_BT1 < 0))[:, None]
+        local_BTS = near_BTS | (key_B1S < self.sizes.sinks) | (query_BT1 < 0)
+        return super().visible(layout, index_BS) & local_BTS[:, None]
 
     def truncate(self, lengths: Sequence[int]) -> None:
         """Goes back by a tile at any time. ValueError where it is further and needed tokens were dropped."""
@@ -200,10 +203,6 @@ class SinksLayer(FullLayer):
                     f"row {row} can't be truncated to {length} tokens: attention_sinks has dropped those from {sinks} "
                     f"to {sinks + base}, and from {needed} on they would be needed; read the text again"
                 )
-        # Where only sinks are left, nothing is missing behind them.
-        self.store.bases = [
-            base if length > sinks else 0 for length, base in zip(lengths, self.store.bases, strict=True)
-        ]
         super().truncate(lengths)
 
     def select(self, rows: Sequence[int], shared: PerForward) -> SinksLayer:

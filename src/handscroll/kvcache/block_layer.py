@@ -250,7 +250,8 @@ class BlockLayer(LayerCache):
 
     def bytes(self) -> Bytes:
         held = 0 if self._buffers is None else self._buffers.nbytes()
-        return Bytes(device=held + self.store.device_bytes(), host=self.store.host_bytes())
+        stored = self.store.bytes()
+        return Bytes(held + stored.device, stored.host)
 
     def truncate(self, lengths: Sequence[int]) -> None:
         """Never forgets what it needs: blocks come back from the store where the window moves back over them."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from handscroll.kvcache.block_layer import BlockLayer
 from handscroll.kvcache.layered import LayeredCache, PerForward, tile_of
 from handscroll.kvcache.representatives import REPRESENTATIVES
-from handscroll.kvcache.store import BlockStore
+from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model.config import ModelConfig
 from handscroll.model.position import Position
 
@@ -61,10 +61,12 @@ class BlockMemory:
         if not 0 < self.recency <= 1:
             raise ValueError(f"recency={self.recency}: more than 0, at most 1 (every query counts the same)")
 
-    def start(self, config: ModelConfig, position: Position, rows: int) -> BlockMemoryCache:
+    def start(
+        self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS
+    ) -> BlockMemoryCache:
         """ValueError where sinks, blocks, window and tile together exceed the trained window."""
         sizes, shared = Sizes.of(self, config.max_positions), PerForward()
-        layers = [BlockLayer(self, sizes, position, BlockStore(), rows, shared) for _ in range(config.num_layers)]
+        layers = [BlockLayer(self, sizes, position, stores.blocks(), rows, shared) for _ in range(config.num_layers)]
         return BlockMemoryCache(layers, shared)
 
 

@@ -8,14 +8,16 @@ Letters: B rows, T tokens, S slots, H heads, K kv heads, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from handscroll.kernels.piecewise import Piece, attention_over
 from handscroll.kvcache.layered import LayerCache, LayeredCache, PerForward, attend
 from handscroll.kvcache.store import TokenStore
+from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout, visible
 from handscroll.model.memory import Attended, Bytes
@@ -31,9 +33,13 @@ class Full:
 
     chunk_invariant = True
 
-    def start(self, config: ModelConfig, position: Position, rows: int) -> LayeredCache:
+    def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         shared = PerForward()
-        return LayeredCache([FullLayer(position, TokenStore(rows), shared) for _ in range(config.num_layers)], shared)
+        layers = [FullLayer(position, stores.tokens(rows), shared) for _ in range(config.num_layers)]
+        return LayeredCache(layers, shared)
+
+
+FULL = Full()
 
 
 class FullLayer(LayerCache):
@@ -59,41 +65,63 @@ class FullLayer(LayerCache):
         rotation = self.shared.get(layout, "rotation", lambda: self.rotation(layout, layout.positions_BTP[..., 0]))
         kept_BKTD = key_BKTD if self.rotates_at_use else self.position.rotate(key_BKTD, rotation)
         self.append(kept_BKTD, value_BKTD, layout)
-        key_BKSD = self.rotated_keys(layout)
+        query_layout = asking or layout
         if asking is not None:
-            rotation, layout = self.rotation(layout, asking.positions_BTP[..., 0]), asking
-        assert self.store.value_BKSD is not None
+            rotation = self.rotation(layout, asking.positions_BTP[..., 0])
+        query_BHTD = self.position.rotate(query_BHTD, rotation)
+        if self.store.is_whole:
+            attended = self._attend_to_all(query_BHTD, layout, query_layout)
+        else:
+            attended = self._attend_to_pieces(query_BHTD, layout, query_layout)
+        self.store.settle()
+        return attended
+
+    def _attend_to_all(self, query_BHTD: Tensor, layout: Layout, query_layout: Layout) -> Attended:
+        assert self.store.key_BKSD is not None and self.store.value_BKSD is not None
         used = self.store.used
-        causal = layout.is_uniform and layout.starts is not None and layout.starts[0] == 0 and self.sees_all(used)
-        mask = None if causal else self.shared.get(layout, "mask", lambda: self.mask(layout, query_BHTD))
-        return attend(
-            self.position.rotate(query_BHTD, rotation),
-            key_BKSD,
-            self.store.value_BKSD[:, :, :used],
-            mask,
-            causal,
-            layout.capture.weights,
-        )
+        key_BKSD = self.store.key_BKSD[:, :, :used]
+        if self.rotates_at_use:
+            device = key_BKSD.device
+            slots = self.shared.get(layout, "slots", lambda: self.slot_rotation(layout, self.store.index_BS(device)))
+            key_BKSD = self.position.rotate(key_BKSD, slots)
+        plain = query_layout.is_uniform and query_layout.starts is not None and self.sees_all(used)
+        causal = plain and layout.starts is not None and layout.starts[0] == 0
+        mask = None
+        if not causal and not (plain and query_BHTD.shape[2] == 1):
+            mask = self.shared.get(
+                query_layout, "mask", lambda: self.visible(query_layout, self.store.index_BS(query_BHTD.device))
+            )
+        value_BKSD = self.store.value_BKSD[:, :, :used]
+        return attend(query_BHTD, key_BKSD, value_BKSD, mask, causal, layout.capture.weights)
+
+    def _attend_to_pieces(self, query_BHTD: Tensor, layout: Layout, query_layout: Layout) -> Attended:
+        pieces = self._visible_pieces(layout, query_layout, query_BHTD.device)
+        if not layout.capture.weights:
+            return Attended(attention_over(query_BHTD, pieces), None)
+        keys, values, masks = zip(*pieces, strict=True)
+        return attend(query_BHTD, torch.cat(keys, 2), torch.cat(values, 2), torch.cat(masks, -1), False, True)
+
+    def _visible_pieces(self, layout: Layout, query_layout: Layout, device: torch.device) -> Iterator[Piece]:
+        sees_all = query_layout.is_uniform and self.sees_all(self.store.used) and not layout.capture.weights
+        for held in self.store.pieces(device):
+            key_BKSD, mask = held.key_BKSD, None
+            if self.rotates_at_use:
+                key_BKSD = self.position.rotate(key_BKSD, self.slot_rotation(layout, held.index_BS()))
+            if not (sees_all and query_layout.starts is not None and held.is_past(query_layout.starts)):
+                mask = self.visible(query_layout, held.index_BS())
+            yield Piece(key_BKSD, held.value_BKSD, mask)
 
     def rotation(self, layout: Layout, positions: Tensor) -> Rotation:
         """That of some positions in the layout's texts."""
         return self.position.rotation(positions, self.text_lengths(layout) if self.position.depends_on_length else None)
 
-    def rotated_keys(self, layout: Layout) -> Tensor:
-        """(B, K, S, D): the keys in all slots in use, as they turn in the layout's texts."""
-        assert self.store.key_BKSD is not None
-        key_BKSD = self.store.key_BKSD[:, :, : self.store.used]
-        if not self.rotates_at_use:
-            return key_BKSD
+    def slot_rotation(self, layout: Layout, index_BS: Tensor) -> Rotation:
+        """That of the keys in slots, as they turn in the layout's texts."""
+        return self.rotation(layout, self.slot_positions(layout, index_BS))
 
-        def slots() -> Rotation:
-            return self.rotation(layout, self.slot_positions(layout, key_BKSD.device))
-
-        return self.position.rotate(key_BKSD, self.shared.get(layout, "slots", slots))
-
-    def slot_positions(self, layout: Layout, device: torch.device) -> Tensor:
-        """(B, S): the position of each slot in use; any number where a row has none."""
-        return self.store.index_BS(device).clamp(min=0)
+    def slot_positions(self, layout: Layout, index_BS: Tensor) -> Tensor:
+        """(B, S): the position of each slot; any number where a row has none."""
+        return index_BS.clamp(min=0)
 
     def text_lengths(self, layout: Layout) -> Tensor:
         """(B, 1): how long a text each row's positions turn for. Nothing is left out, so it is the whole text."""
@@ -107,17 +135,15 @@ class FullLayer(LayerCache):
         """Whether the latest query sees every key in the first `used` slots of a uniform batch."""
         return True
 
-    def mask(self, layout: Layout, query_BHTD: Tensor) -> Tensor | None:
-        """(B, 1, T, S); None where one token per row sees everything."""
-        if layout.is_uniform and query_BHTD.shape[2] == 1 and self.sees_all(self.store.used):
-            return None
-        return visible(layout.index_BT, self.store.index_BS(query_BHTD.device))[:, None]
+    def visible(self, layout: Layout, index_BS: Tensor) -> Tensor:
+        """(B, 1, T, S): which keys the layout's tokens see."""
+        return visible(layout.index_BT, index_BS)[:, None]
 
     def bytes(self) -> Bytes:
-        return Bytes(device=self.store.nbytes(), host=0)
+        return self.store.bytes()
 
     def truncate(self, lengths: Sequence[int]) -> None:
-        self.store.lengths = list(lengths)
+        self.store.truncate(lengths)
 
     def select(self, rows: Sequence[int], shared: PerForward) -> FullLayer:
         return FullLayer(self.position, self.store.select(rows), shared)

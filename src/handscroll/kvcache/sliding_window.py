@@ -14,6 +14,7 @@ from torch import Tensor
 from handscroll.kvcache.full import FullLayer
 from handscroll.kvcache.layered import LayeredCache, PerForward
 from handscroll.kvcache.store import TokenStore
+from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.position import Position
@@ -31,9 +32,9 @@ class SlidingWindow:
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window}: a sliding window holds at least 1 token, the query's own")
 
-    def start(self, config: ModelConfig, position: Position, rows: int) -> LayeredCache:
+    def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         shared, window = PerForward(), self.window or config.max_positions
-        layers = [WindowLayer(position, TokenStore(rows), shared, window) for _ in range(config.num_layers)]
+        layers = [WindowLayer(position, stores.tokens(rows), shared, window) for _ in range(config.num_layers)]
         return LayeredCache(layers, shared)
 
 
@@ -55,12 +56,9 @@ class WindowLayer(FullLayer):
     def sees_all(self, used: int) -> bool:
         return used <= self.window
 
-    def mask(self, layout: Layout, query_BHTD: Tensor) -> Tensor | None:
-        mask = super().mask(layout, query_BHTD)
-        if mask is None:
-            return None
-        query_BT1, key_B1S = layout.index_BT[:, :, None], self.store.index_BS(query_BHTD.device)[:, None, :]
-        return mask & ((query_BT1 - key_B1S < self.window) | (query_BT1 < 0))[:, None]
+    def visible(self, layout: Layout, index_BS: Tensor) -> Tensor:
+        query_BT1, key_B1S = layout.index_BT[:, :, None], index_BS[:, None, :]
+        return super().visible(layout, index_BS) & ((query_BT1 - key_B1S < self.window) | (query_BT1 < 0))[:, None]
 
     def truncate(self, lengths: Sequence[int]) -> None:
         for row, (length, base) in enumerate(zip(lengths, self.store.bases, strict=True)):

@@ -9,17 +9,43 @@ Letters: B rows, T tokens, S slots, N blocks, K kv heads, L tokens of a block, R
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from handscroll.kvcache.blocks import Blocks, Plain
+from handscroll.kvcache.places import Place
 from handscroll.model.layout import Layout
+from handscroll.model.memory import Bytes
 
 
 def nbytes(*tensors: Tensor) -> int:
     """Bytes that these tensors hold, spare capacity included."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class Held(NamedTuple):
+    """Keys and values (B, K, S, D) of some slots. Row b's are tokens `firsts[b]`, `firsts[b]` + 1 ..., `counts[b]`."""
+
+    key_BKSD: Tensor
+    value_BKSD: Tensor
+    firsts: Sequence[int]
+    counts: Sequence[int]
+
+    def is_past(self, starts: Sequence[int]) -> bool:
+        """Whether each row has a token in every slot, none of them after index `starts[row]`."""
+        return min(self.counts) == self.key_BKSD.shape[2] and all(
+            first + count - 1 <= start for first, count, start in zip(self.firsts, self.counts, starts, strict=True)
+        )
+
+    def index_BS(self) -> Tensor:
+        """The index in each slot, -1 where a row has none."""
+        device = self.key_BKSD.device
+        slots_S = torch.arange(self.key_BKSD.shape[2], device=device)
+        firsts_B1, counts_B1 = (torch.tensor(numbers, device=device)[:, None] for numbers in (self.firsts, self.counts))
+        return (firsts_B1 + slots_S).masked_fill(slots_S >= counts_B1, -1)
 
 
 class TokenStore:
@@ -46,7 +72,7 @@ class TokenStore:
         assert layout.starts is not None and layout.lengths is not None, "a cache needs rows, not packed windows"
         assert list(layout.starts) == self.lengths, f"rows start at {layout.starts}, the cache ends at {self.lengths}"
         self.lengths = [start + length for start, length in zip(layout.starts, layout.lengths, strict=True)]
-        self._reserve(self.used, key_BKTD)
+        self.reserve(self.used, key_BKTD)
         assert self.key_BKSD is not None and self.value_BKSD is not None
         if layout.is_uniform and len(set(self.bases)) == 1:
             first = layout.starts[0] - self.bases[0]
@@ -59,6 +85,30 @@ class TokenStore:
         slots_N = layout.index_BT[rows_N, tokens_N] - bases_B[rows_N]
         self.key_BKSD[rows_N, :, slots_N] = key_BKTD[rows_N, :, tokens_N]
         self.value_BKSD[rows_N, :, slots_N] = value_BKTD[rows_N, :, tokens_N]
+
+    def settle(self) -> None:
+        """Whoever asked has been answered: what is kept may move to where it stays (mutates)."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether keys and values of all slots in use stand side by side; if not, they come in `pieces`."""
+        return True
+
+    def pieces(self, device: torch.device) -> Iterator[Held]:
+        """All slots in use, in the order of the text, some at a time, on `device`."""
+        assert self.key_BKSD is not None and self.value_BKSD is not None
+        counts = [length - base for length, base in zip(self.lengths, self.bases, strict=True)]
+        for span, bases in ((slice(0, self.sinks), [0] * len(counts)), (slice(self.sinks, self.used), self.bases)):
+            if span.start < min(span.stop, self.used):
+                firsts = [span.start + base for base in bases]
+                held = [max(0, min(span.stop, count) - span.start) for count in counts]
+                yield Held(self.key_BKSD[:, :, span], self.value_BKSD[:, :, span], firsts, held)
+
+    def truncate(self, lengths: Sequence[int]) -> None:
+        """Forgets what each row holds past `lengths[row]` (mutates)."""
+        self.lengths = list(lengths)
+        # Where only sinks are left, nothing is missing behind them.
+        self.bases = [base if length > self.sinks else 0 for length, base in zip(lengths, self.bases, strict=True)]
 
     def drop_before(self, firsts: Sequence[int]) -> None:
         """Drops each row's tokens from its sinks to index `firsts[row]` (mutates): what follows moves to the front."""
@@ -93,10 +143,18 @@ class TokenStore:
             chosen.value_BKSD = self.value_BKSD[:, :, : self.used].index_select(0, rows_B)
         return chosen
 
-    def nbytes(self) -> int:
-        return nbytes(*(buffer for buffer in (self.key_BKSD, self.value_BKSD) if buffer is not None))
+    def bytes(self) -> Bytes:
+        return Bytes(nbytes(*(buffer for buffer in (self.key_BKSD, self.value_BKSD) if buffer is not None)), 0)
 
-    def _reserve(self, slots: int, like_BKTD: Tensor) -> None:
+    def trim(self) -> None:
+        """Gives back room that is more than twice what is in use (mutates)."""
+        if self.key_BKSD is not None and self.value_BKSD is not None and self.key_BKSD.shape[2] > 2 * self.used:
+            self.key_BKSD, self.value_BKSD = (
+                buffer_BKSD[:, :, : self.used].clone() for buffer_BKSD in (self.key_BKSD, self.value_BKSD)
+            )
+
+    def reserve(self, slots: int, like_BKTD: Tensor) -> None:
+        """Makes room for so many slots of a row (mutates)."""
         held = 0 if self.key_BKSD is None else self.key_BKSD.shape[2]
         if slots <= held:
             return
@@ -111,24 +169,63 @@ class TokenStore:
 
 
 class ArchivedBlocks:
-    """Blocks of a store, which keeps them for as long as this object lives: whoever needs them holds it."""
+    """Blocks of an archive, which keeps them for as long as this object lives: whoever needs them holds it."""
 
     def __init__(self, numbers_N: Tensor):
         self.numbers_N = numbers_N
 
 
-class BlockStore:
-    """Archived blocks, unrotated, each with its representatives. A block's number is its place, and it never moves.
+class Archive:
+    """Blocks in numbered places. A block never moves; places that nobody owns any more are used again."""
 
-    Places of blocks that nobody owns any more are used again. On a GPU the blocks wait in host memory and their
-    representatives, which every selection reads, on the device.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, blocks: Blocks):
+        self.blocks = blocks
         self.count = 0
         self.free: set[int] = set()
-        self.key_NKLD: Tensor | None = None
-        self.value_NKLD: Tensor | None = None
+        self.owners_N = torch.zeros(0, dtype=torch.int32)
+
+    def add(self, key_NKLD: Tensor, value_NKLD: Tensor) -> Tensor:
+        """The numbers of these blocks, free places first (mutates); somebody must `own` them at once."""
+        again = sorted(self.free)[: len(key_NKLD)]
+        last = self.count + len(key_NKLD) - len(again)
+        numbers_N = torch.tensor(again + list(range(self.count, last)))
+        self.blocks.reserve(last, key_NKLD)
+        self.blocks.write(numbers_N, key_NKLD, value_NKLD)
+        if last > len(self.owners_N):
+            self.owners_N = torch.cat((self.owners_N, self.owners_N.new_zeros(max(last, 64))))
+        self.free.difference_update(again)
+        self.count = last
+        return numbers_N
+
+    def own(self, numbers_N: Tensor) -> ArchivedBlocks:
+        """Keeps these blocks for as long as what is returned lives (mutates); others may own them as well."""
+        self.owners_N[numbers_N] += 1
+        blocks = ArchivedBlocks(numbers_N)
+        weakref.finalize(blocks, self._release, numbers_N).atexit = False
+        return blocks
+
+    def bytes(self) -> Bytes:
+        held, owners = self.blocks.nbytes(), nbytes(self.owners_N)
+        return Bytes(held, owners) if self.blocks.on_device else Bytes(0, held + owners)
+
+    def _release(self, numbers_N: Tensor) -> None:
+        """One owner less (mutates). Places without any are free, those at the end are given up."""
+        self.owners_N[numbers_N] -= 1
+        self.free.update(numbers_N[self.owners_N[numbers_N] == 0].tolist())
+        while self.count - 1 in self.free:
+            self.count -= 1
+            self.free.remove(self.count)
+
+
+class BlockStore(Archive):
+    """Archived blocks, unrotated, each with its representatives.
+
+    Blocks wait in the host's memory where nothing else is said; representatives, which every selection reads, are on
+    the device.
+    """
+
+    def __init__(self, blocks: Blocks | None = None) -> None:
+        super().__init__(blocks or Blocks(Plain(), Place("host")))
         self.representative_KNRD: Tensor | None = None
 
     @property
@@ -138,58 +235,29 @@ class BlockStore:
         return self.representative_KNRD[:, : self.count]
 
     def append(self, key_NKLD: Tensor, value_NKLD: Tensor, representative_KNRD: Tensor) -> ArchivedBlocks:
-        """Adds blocks (mutates), in free places first."""
-        again = sorted(self.free)[: len(key_NKLD)]
-        last = self.count + len(key_NKLD) - len(again)
-        numbers = again + list(range(self.count, last))
-        self._reserve(last, key_NKLD, representative_KNRD)
-        assert self.key_NKLD is not None and self.value_NKLD is not None and self.representative_KNRD is not None
-        numbers_N = torch.tensor(numbers)
-        self.key_NKLD[numbers_N] = key_NKLD.to(self.key_NKLD.device)
-        self.value_NKLD[numbers_N] = value_NKLD.to(self.value_NKLD.device)
+        """Adds blocks (mutates)."""
+        numbers_N = self.add(key_NKLD, value_NKLD)
+        self._reserve(self.count, representative_KNRD)
+        assert self.representative_KNRD is not None
         self.representative_KNRD[:, numbers_N.to(representative_KNRD.device)] = representative_KNRD
-        self.free.difference_update(again)
-        self.count = last
-        blocks = ArchivedBlocks(numbers_N)
-        weakref.finalize(blocks, self._release, numbers).atexit = False
-        return blocks
+        return self.own(numbers_N)
 
     def gather(self, numbers_KN: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Keys and values (K, N * L, D) of each head's own choice of blocks, side by side, on `device`."""
-        assert self.key_NKLD is not None and self.value_NKLD is not None
-        heads, _, width = len(numbers_KN), self.key_NKLD.shape[2], self.key_NKLD.shape[3]
-        head_K1 = torch.arange(heads)[:, None]
-        return (
-            self.key_NKLD[numbers_KN, head_K1].view(heads, -1, width).to(device),
-            self.value_NKLD[numbers_KN, head_K1].view(heads, -1, width).to(device),
-        )
+        head_K1 = torch.arange(len(numbers_KN))[:, None]
+        key_KNLD, value_KNLD = self.blocks.read((numbers_KN, head_K1), device)
+        return key_KNLD.flatten(1, 2), value_KNLD.flatten(1, 2)
 
-    def host_bytes(self) -> int:
-        return nbytes(*(blocks for blocks in (self.key_NKLD, self.value_NKLD) if blocks is not None))
+    def bytes(self) -> Bytes:
+        held, stored = 0 if self.representative_KNRD is None else nbytes(self.representative_KNRD), super().bytes()
+        return Bytes(held + stored.device, stored.host)
 
-    def device_bytes(self) -> int:
-        return 0 if self.representative_KNRD is None else nbytes(self.representative_KNRD)
-
-    def _release(self, numbers: Sequence[int]) -> None:
-        """Nobody owns these blocks any more (mutates): their places are free, those at the end are given up."""
-        self.free.update(numbers)
-        while self.count - 1 in self.free:
-            self.count -= 1
-            self.free.remove(self.count)
-
-    def _reserve(self, blocks: int, key_NKLD: Tensor, representative_KNRD: Tensor) -> None:
-        held = 0 if self.key_NKLD is None else len(self.key_NKLD)
+    def _reserve(self, blocks: int, representative_KNRD: Tensor) -> None:
+        held = 0 if self.representative_KNRD is None else self.representative_KNRD.shape[1]
         if blocks <= held:
             return
-        room = max(blocks, 2 * held)
-        for name in ("key_NKLD", "value_NKLD"):
-            grown = torch.empty(room, *key_NKLD.shape[1:], dtype=key_NKLD.dtype)
-            if held:
-                grown[:held] = getattr(self, name)
-            setattr(self, name, grown)
         heads, _, number, width = representative_KNRD.shape
-        grown = representative_KNRD.new_empty(heads, room, number, width)
-        if held:
-            assert self.representative_KNRD is not None
+        grown = representative_KNRD.new_empty(heads, max(blocks, 2 * held), number, width)
+        if self.representative_KNRD is not None:
             grown[:, :held] = self.representative_KNRD
         self.representative_KNRD = grown

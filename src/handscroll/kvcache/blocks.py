@@ -1,0 +1,99 @@
+"""Blocks of keys and values, addressed by number: how they are encoded, at a place that `places.py` knows.
+
+An encoding turns keys and values (N, K, L, D) into tensors that begin with (N, K), and back: whole, or in few bits as
+KIVI does it (arXiv 2402.02750): keys per channel, as some channels are large in all tokens, values per token.
+
+Letters: N blocks, K kv heads, L tokens of a block, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handscroll.kernels.quantize import Codes, dequantize, quantize
+from handscroll.kvcache.places import Place, Room
+
+# Tokens whose keys share the scale of a channel; channels of a token's value that share one.
+GROUP = 32
+
+
+@dataclass(frozen=True)
+class Plain:
+    """As they are."""
+
+    def encode(self, key_NKLD: Tensor, value_NKLD: Tensor) -> tuple[Tensor, ...]:
+        return key_NKLD, value_NKLD
+
+    def decode(self, parts: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        key_NKLD, value_NKLD = parts
+        return key_NKLD, value_NKLD
+
+
+@dataclass(frozen=True)
+class FewBits:
+    """Keys in groups of `GROUP` tokens per channel, values in groups of `GROUP` channels per token.
+
+    Where that doesn't divide a block or a head, the whole of it is one group.
+    """
+
+    bits: int
+
+    def encode(self, key_NKLD: Tensor, value_NKLD: Tensor) -> tuple[Tensor, ...]:
+        key = quantize(_in_groups(key_NKLD, 2), self.bits, -2)
+        value = quantize(_in_groups(value_NKLD, 3), self.bits, -1)
+        return *key, *value
+
+    def decode(self, parts: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        key, value = (dequantize(Codes(*codes), self.bits, dtype) for codes in (parts[:3], parts[3:]))
+        return key.flatten(-3, -2), value.flatten(-2)
+
+
+def _in_groups(x_NKLD: Tensor, dim: int) -> Tensor:
+    """`dim` (2 or 3) as two dimensions: groups, and what is in them."""
+    size = x_NKLD.shape[dim]
+    group = GROUP if size % GROUP == 0 else size
+    return x_NKLD.reshape(*x_NKLD.shape[:dim], size // group, group, *x_NKLD.shape[dim + 1 :])
+
+
+Encoding = Plain | FewBits
+
+
+class Blocks:
+    """Blocks by number, from 0 on. Who owns which number is the caller's business."""
+
+    def __init__(self, encoding: Encoding, place: Place):
+        self.encoding, self.place = encoding, place
+        self.rooms: list[Room] = []
+        self.dtype = torch.float32
+
+    def write(self, numbers_N: Tensor, key_NKLD: Tensor, value_NKLD: Tensor) -> None:
+        """Writes blocks to their numbers (mutates); there must be room (`reserve`)."""
+        for room, part in zip(self.rooms, self.encoding.encode(key_NKLD, value_NKLD), strict=True):
+            room.tensor[numbers_N.to(room.tensor.device)] = part.to(room.tensor.device)
+
+    def reserve(self, number: int, like_NKLD: Tensor) -> None:
+        """Makes room for `number` blocks like these, at least twice as many as before where that is more (mutates)."""
+        if not self.rooms:
+            self.dtype = like_NKLD.dtype
+            parts = self.encoding.encode(like_NKLD[:1], like_NKLD[:1])
+            self.rooms = [self.place.room(part.shape[1:], part.dtype, like_NKLD.device) for part in parts]
+        if number > len(self.rooms[0]):
+            room = max(number, 2 * len(self.rooms[0]))
+            for each in self.rooms:
+                each.grow(room)
+
+    def read(self, index: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Keys and values (..., L, D) on `device`; `index` picks of the dimensions (N, K)."""
+        return self.encoding.decode([room.tensor[index].to(device) for room in self.rooms], self.dtype)
+
+    def nbytes(self) -> int:
+        return sum(room.nbytes() for room in self.rooms)
+
+    @property
+    def on_device(self) -> bool:
+        return self.place.name == "device"
