@@ -108,13 +108,14 @@ def test_bytes_are_fewer(model: Transformer) -> None:
         held[name] = cache.bytes()
     full = held["full"].device
     assert held["full"].host == 0
-    # Codes, and 4 bytes of scale and zero for every 32 of them or, where a head is narrower, for every value.
+    # Codes, and 4 bytes of scale and zero for every 32 of them or, where a head is narrower, for every value. An archive
+    # has up to a quarter of its room to spare.
     head = model.config.head_width
     for bits in (8, 4):
         expected = (2 * bits / 8 + 4 / GROUP + 4 / min(GROUP, head)) / 8
-        assert full * expected <= held[str(bits)].device <= full * (expected + 0.1)
+        assert full * expected <= held[str(bits)].device <= full * (1.25 * expected + 0.05)
     assert held["host"].device < full * 0.1
-    assert full * 0.9 <= held["host"].host <= full
+    assert full * 0.9 <= held["host"].host <= full * 1.25
 
 
 def test_truncating_into_an_archive_brings_its_block_back(model: Transformer) -> None:

@@ -77,15 +77,15 @@ class Blocks:
             room.tensor[numbers_N.to(room.tensor.device)] = part.to(room.tensor.device)
 
     def reserve(self, number: int, like_NKLD: Tensor) -> None:
-        """Makes room for `number` blocks like these, at least twice as many as before where that is more (mutates)."""
+        """Makes room for `number` blocks like these (mutates); where there is too little, for a quarter more than now."""
         if not self.rooms:
             self.dtype = like_NKLD.dtype
             parts = self.encoding.encode(like_NKLD[:1], like_NKLD[:1])
             self.rooms = [self.place.room(part.shape[1:], part.dtype, like_NKLD.device) for part in parts]
-        if number > len(self.rooms[0]):
-            room = max(number, 2 * len(self.rooms[0]))
-            for each in self.rooms:
-                each.grow(room)
+        held = len(self.rooms[0])
+        if number > held:
+            for room in self.rooms:
+                room.grow(max(number, held + held // 4))
 
     def read(self, index: Any, device: torch.device) -> tuple[Tensor, Tensor]:
         """Keys and values (..., L, D) on `device`; `index` picks of the dimensions (N, K)."""
