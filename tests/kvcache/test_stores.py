@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from handscroll.kernels.quantize import dequantize, quantize
-from handscroll.kvcache import describe, make_policy
+from handscroll.kvcache import describe, full, make_policy, store
 from handscroll.kvcache.blocks import GROUP
 from handscroll.kvcache.full import FullLayer
 from handscroll.kvcache.layered import LayeredCache, PerForward
@@ -108,8 +108,8 @@ def test_bytes_are_fewer(model: Transformer) -> None:
         held[name] = cache.bytes()
     full = held["full"].device
     assert held["full"].host == 0
-    # Codes, and 4 bytes of scale and zero for every 32 of them or, where a head is narrower, for every value. An archive
-    # has up to a quarter of its room to spare.
+    # Codes, and 4 bytes of scale and zero for every 32 of them or, where a head is narrower, for every value. Up to a
+    # quarter of an archive's room is to spare.
     head = model.config.head_width
     for bits in (8, 4):
         expected = (2 * bits / 8 + 4 / GROUP + 4 / min(GROUP, head)) / 8
@@ -155,3 +155,13 @@ def test_named_as_they_are_described() -> None:
 def test_mistakes(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_policy(options)
+
+
+@pytest.mark.parametrize("policy", ["full", "sliding_window"])
+def test_large_masks_are_never_made(model: Transformer, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys in pieces give what they give at once."""
+    tokens_BT, chunks = text(2, 260), [150, 60, *[1] * 10, 40]
+    expected = feed(model, start(policy, model, 2), tokens_BT, chunks)
+    monkeypatch.setattr(full, "MASKED", 0)
+    monkeypatch.setattr(store, "PIECE", 37)
+    torch.testing.assert_close(feed(model, start(policy, model, 2), tokens_BT, chunks), expected, atol=2e-5, rtol=0)

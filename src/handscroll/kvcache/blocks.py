@@ -77,7 +77,7 @@ class Blocks:
             room.tensor[numbers_N.to(room.tensor.device)] = part.to(room.tensor.device)
 
     def reserve(self, number: int, like_NKLD: Tensor) -> None:
-        """Makes room for `number` blocks like these (mutates); where there is too little, for a quarter more than now."""
+        """Makes room for `number` blocks like these (mutates); if there is too little, for a quarter more than now."""
         if not self.rooms:
             self.dtype = like_NKLD.dtype
             parts = self.encoding.encode(like_NKLD[:1], like_NKLD[:1])

@@ -40,6 +40,9 @@ class Full:
 
 
 FULL = Full()
+# Places of a mask that is made whole. Where it would be larger, keys are attended to in pieces: those that all queries
+# see need none, so that a text may be of any length.
+MASKED = 1 << 25
 
 
 class FullLayer(LayerCache):
@@ -69,12 +72,22 @@ class FullLayer(LayerCache):
         if asking is not None:
             rotation = self.rotation(layout, asking.positions_BTP[..., 0])
         query_BHTD = self.position.rotate(query_BHTD, rotation)
-        if self.store.is_whole:
+        if self.store.is_whole and not self._masks_too_much(query_layout):
             attended = self._attend_to_all(query_BHTD, layout, query_layout)
         else:
             attended = self._attend_to_pieces(query_BHTD, layout, query_layout)
         self.store.settle()
         return attended
+
+    def _masks_too_much(self, layout: Layout) -> bool:
+        length = layout.index_BT.shape[1]
+        return length > 1 and not self._is_plain(layout) and length * self.store.used > MASKED
+
+    def _is_plain(self, layout: Layout) -> bool:
+        """Whether the layout's tokens are all there is, and each sees what came before it: no mask says more."""
+        return (
+            layout.is_uniform and layout.starts is not None and layout.starts[0] == 0 and self.sees_all(self.store.used)
+        )
 
     def _attend_to_all(self, query_BHTD: Tensor, layout: Layout, query_layout: Layout) -> Attended:
         assert self.store.key_BKSD is not None and self.store.value_BKSD is not None
@@ -84,10 +97,9 @@ class FullLayer(LayerCache):
             device = key_BKSD.device
             slots = self.shared.get(layout, "slots", lambda: self.slot_rotation(layout, self.store.index_BS(device)))
             key_BKSD = self.position.rotate(key_BKSD, slots)
-        plain = query_layout.is_uniform and query_layout.starts is not None and self.sees_all(used)
-        causal = plain and layout.starts is not None and layout.starts[0] == 0
-        mask = None
-        if not causal and not (plain and query_BHTD.shape[2] == 1):
+        causal, mask = self._is_plain(query_layout), None
+        sees_all = query_layout.is_uniform and query_BHTD.shape[2] == 1 and self.sees_all(used)
+        if not causal and not sees_all:
             mask = self.shared.get(
                 query_layout, "mask", lambda: self.visible(query_layout, self.store.index_BS(query_BHTD.device))
             )

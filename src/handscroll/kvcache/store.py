@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,10 @@ from handscroll.model.memory import Bytes
 def nbytes(*tensors: Tensor) -> int:
     """Bytes that these tensors hold, spare capacity included."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+# Slots of a row that are attended to at a time where they come in pieces: keys and values stay in a processor's cache.
+PIECE = 2048
 
 
 class Held(NamedTuple):
@@ -98,11 +103,11 @@ class TokenStore:
         """All slots in use, in the order of the text, some at a time, on `device`."""
         assert self.key_BKSD is not None and self.value_BKSD is not None
         counts = [length - base for length, base in zip(self.lengths, self.bases, strict=True)]
-        for span, bases in ((slice(0, self.sinks), [0] * len(counts)), (slice(self.sinks, self.used), self.bases)):
-            if span.start < min(span.stop, self.used):
-                firsts = [span.start + base for base in bases]
-                held = [max(0, min(span.stop, count) - span.start) for count in counts]
-                yield Held(self.key_BKSD[:, :, span], self.value_BKSD[:, :, span], firsts, held)
+        sinks = min(self.sinks, self.used)
+        for first, last in pairwise(sorted({0, sinks, *range(sinks, self.used, PIECE), self.used})):
+            firsts = [first + (base if first >= self.sinks else 0) for base in self.bases]
+            held = [max(0, min(last, count) - first) for count in counts]
+            yield Held(self.key_BKSD[:, :, first:last], self.value_BKSD[:, :, first:last], firsts, held)
 
     def truncate(self, lengths: Sequence[int]) -> None:
         """Forgets what each row holds past `lengths[row]` (mutates)."""

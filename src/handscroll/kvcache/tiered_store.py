@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from handscroll.kvcache.blocks import GROUP
-from handscroll.kvcache.store import Archive, Held, TokenStore, nbytes
+from handscroll.kvcache.store import PIECE, Archive, Held, TokenStore, nbytes
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Bytes
 
 # Blocks of each row that are read at a time.
-READ = 64
+READ = PIECE // GROUP
 
 
 class TieredStore(TokenStore):
