@@ -42,9 +42,7 @@ class Pieces(Generic[Piece]):
         return self._drawn[:count]
 
 
-def fit(
-    write: Callable[[int], str], tokens: int, measure: Measure, *, least: int = 1, most: int | None = None
-) -> int:
+def fit(write: Callable[[int], str], tokens: int, measure: Measure, *, least: int = 1, most: int | None = None) -> int:
     """How many pieces `write` needs for a text of 95 to 100 % of `tokens`, or the most that fit if it never gets there.
 
     write: the text with so many pieces, always the same for the same number.
@@ -53,8 +51,8 @@ def fit(
     first = (least, measure(write(least)))
     if first[1] > tokens:
         raise ValueError(
-            f"the context is to have {tokens} tokens, and what is asked about has {first[1]} alone; "
-            "ask for a longer context or for fewer questions"
+            f"the context is to have {tokens} tokens, and the shortest that holds all it must has {first[1]}; "
+            "ask for a longer context, or for less in it"
         )
     short, long = first, None
     count = least + FIRST_PIECES
@@ -89,14 +87,14 @@ def group_places(sizes: Sequence[int], rng: random.Random) -> list[list[float]]:
     """Rising depths for groups of sentences: the first of each at even depths, the others anywhere after it."""
     firsts = even_places(len(sizes), rng)
     return [
-        [first, *sorted(first + (1 - first) * rng.random() for _ in range(size - 1))]
+        [first, *sorted(first + (1 - first) * rng.random() for _ in range(size - 1))][:size]
         for first, size in zip(firsts, sizes, strict=True)
     ]
 
 
 def lay(hay: Sequence[str], gold: Sequence[str], places: Sequence[float], joint: str, before: str = "") -> Laid:
     """Gold sentences among `hay`, each where `places` of the hay's characters have gone by. `before` opens the text."""
-    ends = list(accumulate(len(sentence) for sentence in hay))
+    ends = list(accumulate((len(sentence) for sentence in hay), initial=0))
     order = sorted(range(len(gold)), key=lambda number: places[number])
     parts: list[str] = []
     starts = [0] * len(gold)
