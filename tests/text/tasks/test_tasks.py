@@ -12,7 +12,8 @@ import pytest
 
 from handscroll.text import Tokenizer
 from handscroll.text.chronicle import estimate_tokens, write_document
-from handscroll.text.tasks import RULER, TASKS, Sample, find_task, write_sample
+from handscroll.text.tasks import RULER, TASKS, Sample, exact, find_task, score, write_sample
+from handscroll.text.tasks.export import answer
 
 # Every task, in each form that it has.
 FORMS: list[tuple[str, dict[str, Any]]] = [
@@ -105,6 +106,7 @@ def test_contract(write: Callable[..., Sample], name: str, options: dict[str, An
     for number, asked in enumerate(sample.asked):
         assert asked.answers
         assert all(asked.answers)
+        assert score(answer(asked, lang), asked) == exact(answer(asked, lang), asked) == 1
         if lang == "zh":
             assert not asked.question.isascii()
         if placeless:

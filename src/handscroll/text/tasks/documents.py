@@ -7,12 +7,11 @@ The paper's documents are passages of Wikipedia; here any length and both langua
 import random
 from dataclasses import dataclass
 
-from handscroll.text.chronicle.fillers import filler
 from handscroll.text.chronicle.names import SPLITS, Names
 from handscroll.text.chronicle.relations import RELATIONS, Fact, draw_fact, fact_sentence, question
 from handscroll.text.tasks.checks import check_choice, check_count
 from handscroll.text.tasks.filling import Pieces, even_places, fit
-from handscroll.text.tasks.haystack import JOINTS
+from handscroll.text.tasks.haystack import JOINTS, hay
 from handscroll.text.tasks.task import Asked, Measure, Sample, Task
 
 TITLE = {"en": "Document [{number}]", "zh": "文档[{number}]"}
@@ -78,7 +77,7 @@ def write(
             wanted.add(fact.answer)
     sentences = [fact_sentence(facts[place], rng) for place in range(options.documents)]
     fact_places = [rng.random() for _ in people]
-    fillers = Pieces(iter(lambda: filler(lang, rng), ""))
+    fillers = Pieces(hay("chronicle", lang, rng))
 
     def laid(count: int) -> _Layout:
         return _Layout(lang, sentences, fillers.first(count), fact_places)

@@ -69,10 +69,10 @@ def fit(write: Callable[[int], str], tokens: int, measure: Measure, *, least: in
         if long is not None and long[0] - short[0] == 1:
             break
         (count, used), (other, used_there) = short, long or first
-        if count == other or used == used_there:
+        if used == used_there:  # pieces that are cut down to nothing as yet
             count += FIRST_PIECES
-            continue
-        count += max(1, round((AIM * tokens - used) * (other - count) / (used_there - used)))
+        else:
+            count += max(1, round((AIM * tokens - used) * (other - count) / (used_there - used)))
         if long is not None:
             count = min(count, long[0] - 1)
     return short[0]

@@ -6,7 +6,7 @@ chronicle's fillers stand beside them for those who have none. Needles as hay ar
 
 import random
 from collections.abc import Collection, Iterator
-from itertools import cycle
+from itertools import cycle, repeat
 
 from handscroll.text.chronicle.document import JOINTS
 from handscroll.text.chronicle.fillers import filler
@@ -26,22 +26,21 @@ __all__ = ["HAYSTACKS", "JOINTS", "NOISE", "hay"]
 def hay(
     kind: str, lang: str, rng: random.Random, files: tuple[str, ...] = (), without: Collection[str] = ()
 ) -> Iterator[str]:
-    """Sentences without end, none of which contains one of `without`.
+    """Sentences without end, none of which contains one of `without`, as noise never does.
 
     files: the texts of "essay", read from a random sentence on and again from the beginning when they are used up.
     """
     if kind == "noise":
         return cycle(NOISE[lang])
     if kind == "chronicle":
-        return _without((filler(lang, rng) for _ in cycle([None])), without)
+        return _without((filler(lang, rng) for _ in repeat(None)), without)
     if not files:
         raise ValueError(
             "the haystack 'essay' is made of texts of yours, and none is given; name txt, md or jsonl files in "
             f"haystack_files, or choose another haystack: {', '.join(kind for kind in HAYSTACKS if kind != 'essay')}"
         )
-    sentences = [
-        s for text in read_texts(files) for s in _sentences(text, lang) if not any(word in s for word in without)
-    ]
+    every = (sentence for text in read_texts(files) for sentence in _sentences(text, lang))
+    sentences = list(_without(every, without))
     if not sentences:
         raise ValueError(f"the haystack files hold no sentence to hide anything in: {', '.join(files)}")
     start = rng.randrange(len(sentences))

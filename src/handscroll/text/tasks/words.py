@@ -95,7 +95,8 @@ def write_frequent(
     """The three words after the likeliest one are right; each stands oftener than the next."""
     words = Pieces(_coded(lang, rng)).first(max(FREQUENT + 1, tokens // TOKENS_PER_WORD))
     ranked = [DOTS, *words]
-    shares = [rank**-options.alpha / zeta(options.alpha) for rank in range(1, len(ranked) + 1)]
+    whole = zeta(options.alpha)
+    shares = [rank**-options.alpha / whole for rank in range(1, len(ranked) + 1)]
     order = rng.getrandbits(64)
 
     def context(count: int) -> str:
