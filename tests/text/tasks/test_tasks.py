@@ -5,7 +5,6 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,33 +218,6 @@ def test_a_language_nobody_writes() -> None:
         write_sample("kv", tokens=2000, lang="fr")
 
 
-# RULER, table 5 of the paper's appendix and synthetic.yaml of its repository, by their own names.
-NIAH = {
-    "niah_single_1": ("noise", "words", "numbers", 1, 1, 1),
-    "niah_single_2": ("essay", "words", "numbers", 1, 1, 1),
-    "niah_single_3": ("essay", "words", "uuids", 1, 1, 1),
-    "niah_multikey_1": ("essay", "words", "numbers", 4, 1, 1),
-    "niah_multikey_2": ("needles", "words", "numbers", 1, 1, 1),
-    "niah_multikey_3": ("needles", "uuids", "uuids", 1, 1, 1),
-    "niah_multivalue": ("essay", "words", "numbers", 1, 4, 1),
-    "niah_multiquery": ("essay", "words", "numbers", 1, 1, 4),
-}
-
-
-def test_ruler_by_name() -> None:
-    assert list(RULER) == [*NIAH, "vt", "cwe", "fwe", "qa_1", "qa_2"]
-    for name, (haystack, key, value, keys, values, queries) in NIAH.items():
-        task, options = RULER[name]
-        assert task == "needle"
-        assert (options.haystack, options.key, options.value) == (haystack, key, value)
-        assert (options.keys, options.values, options.queries) == (keys, values, queries)
-    assert (RULER["vt"][0], RULER["vt"][1].chains, RULER["vt"][1].hops) == ("variable_tracing", 1, 4)
-    cwe = RULER["cwe"][1]
-    assert (cwe.common, cwe.common_times, cwe.uncommon_times) == (10, 30, 3)
-    assert (RULER["fwe"][0], RULER["fwe"][1].alpha) == ("frequent_words", 2.0)
-    assert RULER["qa_1"][0] == RULER["qa_2"][0] == "qa"
-
-
 @pytest.mark.parametrize("name", list(RULER))
 def test_ruler_writes(write: Callable[..., Sample], name: str) -> None:
     sample = write(name, {}, "en", questions=1)
@@ -277,43 +249,6 @@ def test_random_module_is_left_alone() -> None:
     before = random.getstate()
     write_sample("kv", tokens=2000, lang="en")
     assert random.getstate() == before
-
-
-QUESTIONS_OF_OTHERS = Path(__file__).parents[4] / "shared" / "data" / "qa"
-
-
-@pytest.mark.parametrize(("name", "lang"), [("xquad_en", "en"), ("xquad_zh", "zh"), ("cmrc2018_dev", "zh")])
-def test_real_question_files(name: str, lang: str) -> None:
-    file = QUESTIONS_OF_OTHERS / f"{name}.json"
-    if not file.exists():
-        pytest.skip(f"{file.name} is not in shared/data/qa beside the repository")
-    sample = write_sample("qa_1", tokens=20_000, lang=lang, questions=20, options={"files": str(file)})
-    assert 0.95 * 20_000 <= estimate_tokens(sample.context) <= 20_000
-    for asked in sample.asked:
-        ((start, end),) = asked.spans
-        assert all(answer in sample.context[start:end] for answer in asked.answers)
-
-
-def test_answers_that_no_paragraph_holds_are_left_out(tmp_path: Path) -> None:
-    qas = [
-        {"question": "Where?", "answers": [{"text": "in Rome"}, {"text": "Rome"}, {"text": "in Paris"}]},
-        {"question": "When?", "answers": [{"text": "in May"}]},
-        {"question": "Why?", "answers": [], "is_impossible": True},
-    ]
-    file = tmp_path / "asked.json"
-    file.write_text(json.dumps({"data": [{"paragraphs": [{"context": "It was in Rome. " * 20, "qas": qas}]}]}))
-    (asked,) = write_sample("qa", tokens=103, lang="en", options={"files": str(file)}).asked
-    assert (asked.question, asked.answers, asked.wanted) == ("Where?", ("in Rome", "Rome"), "any")
-
-
-@pytest.mark.parametrize("content", ["[]", '{"data": [{"paragraphs": [{"qas": []}]}]}', "not json"])
-def test_a_file_of_another_format(tmp_path: Path, content: str) -> None:
-    file = tmp_path / "asked.json"
-    file.write_text(content)
-    with pytest.raises(ValueError, match=r"asked.json is not in the SQuAD format"):
-        write_sample("qa", tokens=1000, lang="en", options={"files": str(file)})
-    with pytest.raises(ValueError, match="can't be read"):
-        write_sample("qa", tokens=1000, lang="en", options={"files": str(tmp_path / "none.json")})
 
 
 def test_too_few_paragraphs_say_so(write: Callable[..., Sample]) -> None:
