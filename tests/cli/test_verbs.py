@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import handscroll
 from handscroll.recipes.events import Advance, Event, Finished, Said
+from handscroll.text import read_rows
 
 Run = Callable[..., Any]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -188,6 +189,31 @@ def test_chronicle_is_written(run: Run, tmp_path: Path) -> None:
     assert tokens >= 900
 
 
+def test_tasks_are_written_as_chats(run: Run, tmp_path: Path) -> None:
+    pairs = ["--task", "kv", "--task.keys=words", "--task.values", "numbers", "--tokens", "400", "--tokenizer", "model"]
+    ran = run("data", "tasks", *pairs, "--count", "4", "--out", "tasks/kv.jsonl", "--json")
+    assert json.loads(ran.out) == {
+        "out": "tasks/kv.jsonl", "task": "kv", "rows": 4, "tokens": 400, "languages": ["en", "zh"],
+    }  # fmt: skip
+    rows = read_rows(tmp_path / "tasks" / "kv.jsonl")
+    tokenizer = handscroll.load("model").tokenizer
+    for row in rows:
+        context, _, question = row["messages"][0]["content"].rpartition("\n")
+        assert 340 <= len(tokenizer.encode(context)) <= 400
+        key = question.removeprefix("What is the value of ").removesuffix("?").removesuffix("的值是什么？")
+        assert f'"{key}": "{row["messages"][1]["content"]}"' in context
+    assert len(rows) == 4
+
+
+def test_train_learns_from_tasks(run: Run, tmp_path: Path) -> None:
+    assert run("data", "tasks", "--task", "passkey", "--tokens", "200", "--count", "8", "--out", "keys.jsonl").code == 0
+    small = ["model.width=32", "model.layers=1", "model.head_width=16", "model.window=512", "tokenizer.vocab_size=300"]
+    assert run("train", str(EXAMPLES / "pretrain.yaml"), *small, "data.files=text.txt", "train.steps=1").code == 0
+    chats = ["data.files=keys.jsonl", "train.epochs=null", "train.steps=1", "train.windows_per_step=2"]
+    trained = run("train", str(EXAMPLES / "chat.yaml"), *chats)
+    assert trained.code == 0, trained.err
+
+
 @pytest.fixture
 def quickstart(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Stands in for the real run, which takes minutes; what it was called with is put into the list."""
@@ -231,7 +257,15 @@ def test_quickstart_shows_its_result(run: Run, quickstart: list[Any]) -> None:
 
 
 def test_help_of_every_verb_explains_every_option(run: Run) -> None:
-    for verb in (["quickstart"], ["data", "chronicle"], ["train"], ["extend"], ["generate"], ["eval"]):
+    for verb in (
+        ["quickstart"],
+        ["data", "chronicle"],
+        ["data", "tasks"],
+        ["train"],
+        ["extend"],
+        ["generate"],
+        ["eval"],
+    ):
         shown = run(*verb, "--help").out
         assert "Examples:" in shown
         options = shown.split("Options:\n")[1].split("\n")
