@@ -115,6 +115,13 @@ class Data(Section):
         return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
+class SkipPositions(Section):
+    """Short windows that stand as if they were `to` tokens long (PoSE, arXiv 2309.10400)."""
+
+    to: Size
+    chunks: Annotated[int, Field(ge=2)] = 2
+
+
 class Training(Section):
     """How long, in what portions, and what is kept. A step is `windows_per_step` windows of `window` tokens."""
 
@@ -123,6 +130,7 @@ class Training(Section):
     windows_per_step: Size = 16
     micro_batches: Size = 1
     window: Annotated[int, Field(ge=2)] | None = Field(None, description="default: the model's window")
+    skip_positions: SkipPositions | None = None
     clip: float = Field(1.0, ge=0)
     seed: NotNegative = 0
     checkpoint_every: Size = 100
