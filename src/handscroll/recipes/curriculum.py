@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
+from handscroll.recipes.task_windows import TaskWriter
 from handscroll.recipes.windows import Excerpts, Writer
 from handscroll.text import Tokenizer
 from handscroll.training import TokenRow, Window
@@ -35,6 +36,8 @@ ATTEMPTS = 100
 TEXT_PREDICTED = 4
 # Every second window of fragments ends with plain text, up to one part in so many: more would crowd questions out.
 LOCAL_SHARE = 4
+# Shorter windows have no room for two questions about a task and its context.
+TASKS_FROM, TASK_SHARE = 256, 0.5
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Stage:
     """`steps` steps of `windows` windows of `length` tokens.
 
     `count`: facts that are mentioned, or questions at most. `relations`: how many occur in a window, one of these
-    numbers (none given: all). `texts`: so many of the windows are plain text instead. `verbatim`: the share
+    numbers (none given: all). `texts`: so many of the windows are plain text instead, `tasks`: long-context tasks. `verbatim`: the share
     of facts that are worded as answers are. `families`: from so many surnames, and so many given names, a window's
     people are made (None: from all). `fragments`: only some blocks of a longer context are shown.
     """
@@ -58,11 +61,12 @@ class Stage:
     families: tuple[int, int] | None = None
     fragments: bool = False
     texts: int = 0
+    tasks: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "windows", "length"):
             assert getattr(self, name) >= 1, f"{name} of stage {self.name}"
-        assert 0 <= self.texts < self.windows, f"texts of stage {self.name}"
+        assert 0 <= self.texts + self.tasks < self.windows, f"texts and tasks of stage {self.name}"
 
     @property
     def tokens(self) -> int:
@@ -74,7 +78,9 @@ class Stage:
         length = window if self.length == WINDOW else min(self.length, window)
         count = max(1, self.count * length // self.length) if self.count else 0
         windows = max(1, self.tokens // length)
-        return replace(self, length=length, windows=windows, count=count, texts=min(self.texts, windows - 1))
+        texts = min(self.texts, windows - 1)
+        tasks = min(self.tasks, windows - 1 - texts)
+        return replace(self, length=length, windows=windows, count=count, texts=texts, tasks=tasks)
 
 
 WINDOW = 512
@@ -89,6 +95,14 @@ STAGES = (
     Stage("full windows", "questions", 160, 8, WINDOW, 8, relations=FEW, families=(2, 8), texts=1),
     Stage("retrieved blocks", "questions", 900, 8, WINDOW, 8, relations=FEW, families=(2, 8), fragments=True, texts=1),
 )
+
+
+def with_tasks(stages: Sequence[Stage], share: float = TASK_SHARE) -> tuple[Stage, ...]:
+    """The stages, of whose questions from `TASKS_FROM` tokens on a share is about long-context tasks."""
+    return tuple(
+        replace(stage, tasks=int(share * stage.windows)) if stage.length >= TASKS_FROM and stage.kind == "questions" else stage
+        for stage in stages
+    )
 
 
 def first_steps(stages: Sequence[Stage]) -> list[tuple[str, int]]:
@@ -120,6 +134,7 @@ class Curriculum:
             "mentions": lambda stage, rng: rng.choice(self._writers).mentions(stage, rng),
             "questions": self._questions,
             "text": self._text,
+            "tasks": TaskWriter(tokenizer, [each.lang for each in excerpts]).row,
         }
         for stage in stages:
             if stage.kind not in self._kinds:
@@ -150,7 +165,8 @@ class Curriculum:
     def windows(self, step: int, micro: int) -> list[Window]:
         rng = random.Random(f"{self.seed}/{step}/{micro}")
         stage, _ = self.place(step)
-        kinds = ["text"] * stage.texts + [stage.kind] * (stage.windows - stage.texts)
+        others = ["text"] * stage.texts + ["tasks"] * stage.tasks
+        kinds = others + [stage.kind] * (stage.windows - len(others))
         return [[self._row(kind, stage, rng)] for kind in kinds]
 
     def _row(self, kind: str, stage: Stage, rng: random.Random) -> TokenRow:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from handscroll.recipes.task_windows import task_texts, undivided_words
 from handscroll.recipes.windows import Excerpts
 from handscroll.text import Tokenizer, read_texts
 from handscroll.text.chronicle import (
@@ -100,13 +101,19 @@ class Material:
         return cls(document, {row["lang"]: row["text"] for row in read_lines(folder / TRAINING)})
 
 
-def learn_vocabulary(seed: int, corpus: Mapping[str, str], size: int, tokens: int) -> Tokenizer:
-    """A tokenizer of at most `size` entries, learnt from the corpus and a chronicle of `tokens` tokens."""
+def learn_vocabulary(
+    seed: int, corpus: Mapping[str, str], size: int, tokens: int, *, tasks: bool = False
+) -> Tokenizer:
+    """A tokenizer of at most `size` entries, learnt from the corpus, a chronicle of `tokens` tokens, and of tasks."""
     languages = tuple(corpus) or LANGUAGES
     chronicle = training_chronicle(seed, languages, tokens)
     own = [text[:TOKENIZER_CHARACTERS] for text in corpus.values()]
     words = [word for lang in languages for word in undivided(lang)]
-    learnt = Tokenizer.train([chronicle.text, *training_turns(chronicle), *own], size, han="isolated", words=words)
+    texts = [chronicle.text, *training_turns(chronicle), *own]
+    if tasks:
+        words = list(dict.fromkeys([*words, *(word for lang in languages for word in undivided_words(lang))]))
+        texts += task_texts(languages)
+    learnt = Tokenizer.train(texts, size, han="isolated", words=words)
     # As every row of the curriculum begins, so shall whatever else the model is given.
     learnt.config["add_bos_token"] = True
     return learnt

@@ -126,7 +126,7 @@ class Writer:
             self._surround(sentences, number, rng, company or [self])
         encoded = self.tokenizer.encode_batch([sentence.text for sentence in sentences])
         turns = self._turns(asked, rng)
-        blocks = _cut(encoded, stage.length // BLOCKS_PER_WINDOW, rng) if stage.fragments else _whole(encoded)
+        blocks = cut(encoded, stage.length // BLOCKS_PER_WINDOW, rng) if stage.fragments else _whole(encoded)
         places = {sentence.fact: place for place, sentence in enumerate(sentences) if sentence.fact}
         while True:
             room = stage.length - 1 - len(ending) - sum(len(turn.ids) for turn in turns)
@@ -134,7 +134,7 @@ class Writer:
             if not turns or sum(len(blocks.ids[block]) for block in needed) <= room:
                 break
             turns.pop()
-        kept = _filled(blocks.ids, needed, room, rng)
+        kept = filled(blocks.ids, needed, room, rng)
         context = self._padded([token for block in kept for token in blocks.ids[block]], room, rng)
         ids = [self.bos, *context, *ending]
         supervised = [False] * len(ids)
@@ -237,7 +237,7 @@ def _whole(sentences: list[list[int]]) -> Blocks:
     return Blocks(sentences, [range(place, place + 1) for place in range(len(sentences))])
 
 
-def _cut(sentences: list[list[int]], size: int, rng: random.Random) -> Blocks:
+def cut(sentences: list[list[int]], size: int, rng: random.Random) -> Blocks:
     """Blocks of `size` tokens from a random phase on, as if the text before were longer."""
     phase = rng.randrange(size)
     ids = [token for sentence in sentences for token in sentence]
@@ -250,7 +250,7 @@ def _cut(sentences: list[list[int]], size: int, rng: random.Random) -> Blocks:
     return Blocks([ids[max(0, cut) : cut + size] for cut in cuts], holding)
 
 
-def _filled(blocks: Sequence[Sequence[int]], needed: set[int], room: int, rng: random.Random) -> list[int]:
+def filled(blocks: Sequence[Sequence[int]], needed: set[int], room: int, rng: random.Random) -> list[int]:
     """The needed blocks and as many others, at random, as there is room for; in order."""
     others = [block for block in range(len(blocks)) if block not in needed]
     rng.shuffle(others)

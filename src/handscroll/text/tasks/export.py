@@ -32,8 +32,12 @@ def chat_rows(
     seed: int = 0,
     measure: Measure = estimate_tokens,
     options: Mapping[str, Any] | None = None,
+    restated: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """One context and one question a row, the languages taking turns. The same arguments give the same rows."""
+    """One context and one question a row, the languages taking turns. The same arguments give the same rows.
+
+    `restated` answers are sentences that say what was asked for. ValueError for a task that has none.
+    """
     if not languages:
         raise ValueError("no language is given; name one or more, such as en,zh")
     task, _ = find_task(name, options)
@@ -49,10 +53,12 @@ def chat_rows(
             options={**split, **(options or {})},
         )
         asked = sample.asked[0]
+        if restated and not asked.restated:
+            raise ValueError(f"{name} has no answers that restate what was asked: leave `restated` out")
         yield {
             "messages": [
                 {"role": "user", "content": f"{sample.context}\n{asked.question}"},
-                {"role": "assistant", "content": answer(asked, lang)},
+                {"role": "assistant", "content": asked.restated if restated else answer(asked, lang)},
             ]
         }
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
-from handscroll.text.tasks.checks import check_choice
+from handscroll.text.tasks.checks import check_choice, check_count
 from handscroll.text.tasks.filling import Pieces, even_places, fit
+from handscroll.text.tasks.restating import restate
 from handscroll.text.tasks.task import Asked, Measure, Sample, Task
-from handscroll.text.tasks.vocabulary import KINDS, distinct
+from handscroll.text.tasks.vocabulary import KINDS, distinct, word_pool
 
 FORMS = ("json", "sentence")
 OPENING = {
@@ -25,16 +26,21 @@ QUESTION = {"en": "What is the value of {key}?", "zh": "{key}的值是什么？"
 
 @dataclass(frozen=True)
 class KeyValueOptions:
-    """form: one JSON object, or a sentence a pair. keys, values: what they are made of."""
+    """form: one JSON object, or a sentence a pair. keys, values: what they are made of.
+
+    pool: keys of words are made of so many adjectives and nouns, so that most are alike; 0: of all.
+    """
 
     form: str = "json"
     keys: str = "uuids"
     values: str = "uuids"
+    pool: int = 0
 
     def __post_init__(self) -> None:
         check_choice("form", self.form, FORMS)
         check_choice("keys", self.keys, KINDS)
         check_choice("values", self.values, KINDS)
+        check_count("pool", self.pool, 0)
 
 
 def write(
@@ -57,12 +63,14 @@ def write(
         index = int(place * len(pairs))
         (key, value, pair), start = pairs[index], starts[index]
         spans = ((start, start + len(pair)),)
-        asked.append(Asked(QUESTION[lang].format(key=key), (value,), "all", spans, start / len(text)))
+        depth, restated = start / len(text), restate(lang, [(key, value)])
+        asked.append(Asked(QUESTION[lang].format(key=key), (value,), "all", spans, depth, restated))
     return Sample(text, tuple(asked), lang)
 
 
 def _pairs(rng: random.Random, lang: str, options: KeyValueOptions) -> Iterator[tuple[str, str, str]]:
-    keys, values = distinct(options.keys, lang, rng), distinct(options.values, lang, rng)
+    among = word_pool(lang, rng, options.pool)
+    keys, values = distinct(options.keys, lang, rng, among=among), distinct(options.values, lang, rng)
     for key, value in zip(keys, values, strict=True):
         text = f'"{key}": "{value}"' if options.form == "json" else PAIR[lang].format(key=key, value=value)
         yield key, value, text

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from handscroll.text.tasks.checks import check_choice, check_count, check_files
 from handscroll.text.tasks.filling import group_places, plant
 from handscroll.text.tasks.haystack import HAYSTACKS, JOINTS, hay
+from handscroll.text.tasks.restating import restate
 from handscroll.text.tasks.task import Asked, Measure, Sample, Task
-from handscroll.text.tasks.vocabulary import KINDS, distinct
+from handscroll.text.tasks.vocabulary import KINDS, Words, distinct, word_pool
 
 KINDS_EN = {"words": "words", "numbers": "numbers", "hex": "hashes", "uuids": "uuids"}
 KINDS_ZH = {"words": "词语", "numbers": "数字", "hex": "哈希值", "uuids": "UUID"}
@@ -40,6 +41,7 @@ class NeedleOptions:
     """RULER's parameters by shorter names.
 
     keys: different keys in the text; at least as many as are asked for. values: of each key. queries: keys a question.
+    pool: keys of words are made of so many adjectives and nouns, so that most are alike; 0: of all.
     haystack: "noise", "chronicle", "essay" (texts named in `haystack_files`), or "needles", which is made of others.
     """
 
@@ -50,6 +52,7 @@ class NeedleOptions:
     values: int = 1
     queries: int = 1
     haystack_files: tuple[str, ...] = ()
+    pool: int = 0
 
     def __post_init__(self) -> None:
         check_choice("haystack", self.haystack, (*HAYSTACKS, "needles"))
@@ -57,6 +60,7 @@ class NeedleOptions:
         check_choice("value", self.value, KINDS)
         for name in ("keys", "values", "queries"):
             check_count(name, getattr(self, name), 1)
+        check_count("pool", self.pool, 0)
         check_files("haystack_files", self.haystack_files)
 
 
@@ -66,7 +70,8 @@ def write(
     """A group of needles a question, and the needles of the keys that are asked for by none."""
     kinds = NOUNS[lang][options.value]
     per_question = options.queries * options.values
-    keys, values = distinct(options.key, lang, rng), distinct(options.value, lang, rng)
+    among = word_pool(lang, rng, options.pool)
+    keys, values = distinct(options.key, lang, rng, among=among), distinct(options.value, lang, rng)
     asked_keys = [[next(keys) for _ in range(options.queries)] for _ in range(questions)]
     others = [next(keys) for _ in range(options.keys - questions * options.queries)]
     groups = [[(key, next(values)) for key in group for _ in range(options.values)] for group in asked_keys]
@@ -77,7 +82,7 @@ def write(
     taken = {word for pair in pairs for word in pair}
     gold = [NEEDLE[lang].format(kinds=kinds, key=key, value=value) for key, value in pairs]
     laid = plant(
-        _needles(rng, lang, options, taken)
+        _needles(rng, lang, options, taken, among)
         if options.haystack == "needles"
         else hay(options.haystack, lang, rng, options.haystack_files, taken),
         gold,
@@ -93,12 +98,15 @@ def write(
         spans = tuple((laid.starts[index], laid.starts[index] + len(gold[index])) for index in mine)
         depth = min(spans)[0] / len(laid.text)
         question = _question(lang, options, asked_keys[number])
-        asked.append(Asked(question, tuple(value for _, value in group), "all", spans, depth))
+        answers = tuple(value for _, value in group)
+        asked.append(Asked(question, answers, "all", spans, depth, restate(lang, group)))
     return Sample(laid.text, tuple(asked), lang)
 
 
-def _needles(rng: random.Random, lang: str, options: NeedleOptions, taken: Collection[str]) -> Iterator[str]:
-    keys, values = distinct(options.key, lang, rng, taken), distinct(options.value, lang, rng, taken)
+def _needles(
+    rng: random.Random, lang: str, options: NeedleOptions, taken: Collection[str], among: Words
+) -> Iterator[str]:
+    keys, values = distinct(options.key, lang, rng, taken, among), distinct(options.value, lang, rng, taken)
     for key, value in zip(keys, values, strict=True):
         yield NEEDLE[lang].format(kinds=NOUNS[lang][options.value], key=key, value=value)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from handscroll.text.tasks.checks import check_count
 from handscroll.text.tasks.filling import even_places, plant
 from handscroll.text.tasks.haystack import JOINTS, hay
+from handscroll.text.tasks.restating import restate
 from handscroll.text.tasks.task import Asked, Measure, Sample, Task
 from handscroll.text.tasks.vocabulary import distinct, number
 
@@ -107,11 +108,12 @@ def _write(rng: random.Random, tokens: int, lang: str, measure: Measure, what: s
         joint=JOINTS[lang],
         before=OPENING[lang],
     )
-    asked = tuple(
-        Asked(question.format(name=gate), (value,), "all", ((start, start + len(sentence)),), start / len(laid.text))
-        for gate, value, sentence, start in zip(gates, values, gold, laid.starts, strict=True)
-    )
-    return Sample(laid.text, asked, lang)
+    asked = []
+    for gate, value, sentence, start in zip(gates, values, gold, laid.starts, strict=True):
+        spans, depth = ((start, start + len(sentence)),), start / len(laid.text)
+        restated = restate(lang, [(gate if len(values) > 1 else "", value)])
+        asked.append(Asked(question.format(name=gate), (value,), "all", spans, depth, restated))
+    return Sample(laid.text, tuple(asked), lang)
 
 
 PASSKEY = Task("passkey", PasskeyOptions, write_passkey)

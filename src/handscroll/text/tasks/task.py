@@ -20,6 +20,7 @@ class Asked:
     wanted: Wanted = "all"
     spans: tuple[tuple[int, int], ...] = ()  # characters of the context where the gold stands
     depth: float | None = None  # where the (first) gold begins, 0 to 1; None where that has no meaning
+    restated: str = ""  # the answers in sentences that say what was asked for; empty where a task has none
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import random
 import uuid
 from collections.abc import Collection, Iterator
 from functools import cache
+from typing import NamedTuple
 
 from faker.providers.lorem.en_US import Provider as English
 from faker.providers.lorem.zh_CN import Provider as Chinese
@@ -43,6 +44,13 @@ NOUNS_ZH = (
 )
 
 
+class Words(NamedTuple):
+    """Adjectives and nouns of one language."""
+
+    adjectives: tuple[str, ...]
+    nouns: tuple[str, ...]
+
+
 @cache
 def single_words(lang: str) -> tuple[str, ...]:
     """Common words of a language, in a fixed order."""
@@ -54,15 +62,16 @@ def single_words(lang: str) -> tuple[str, ...]:
 
 
 @cache
-def _adjectives_and_nouns(lang: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def adjectives_and_nouns(lang: str) -> Words:
+    """What keys of words are made of, in a fixed order."""
     if lang == "zh":
-        return ADJECTIVES_ZH, tuple(dict.fromkeys(NOUNS_ZH))
+        return Words(ADJECTIVES_ZH, tuple(dict.fromkeys(NOUNS_ZH)))
     known = set(single_words("en"))
     adjectives, nouns = (
         tuple(dict.fromkeys(word for word in English.parts_of_speech[part] if word in known))
         for part in ("adjective", "noun")
     )
-    return adjectives, nouns
+    return Words(adjectives, nouns)
 
 
 def number(digits: int, rng: random.Random) -> str:
@@ -70,24 +79,32 @@ def number(digits: int, rng: random.Random) -> str:
     return str(rng.randrange(10 ** (digits - 1), 10**digits))
 
 
-def draw(kind: str, lang: str, rng: random.Random, nouns: int = 1) -> str:
-    """One key or value, which may come again. `nouns` follow the adjective of words."""
+def draw(kind: str, lang: str, rng: random.Random, nouns: int = 1, among: Words | None = None) -> str:
+    """One key or value, which may come again. `nouns` follow the adjective of words; all are `among` these."""
     if kind == "numbers":
         return number(NUMBER_DIGITS, rng)
     if kind == "hex":
         return f"{rng.getrandbits(4 * HEX_DIGITS):0{HEX_DIGITS}x}"
     if kind == "uuids":
         return str(uuid.UUID(int=rng.getrandbits(128), version=4))
-    adjectives, names = _adjectives_and_nouns(lang)
+    adjectives, names = among or adjectives_and_nouns(lang)
     return ("" if lang == "zh" else "-").join([rng.choice(adjectives), *(rng.choice(names) for _ in range(nouns))])
 
 
-def distinct(kind: str, lang: str, rng: random.Random, without: Collection[str] = ()) -> Iterator[str]:
+def word_pool(lang: str, rng: random.Random, size: int) -> Words:
+    """So many adjectives and nouns, at random; with 0 all of them."""
+    every = adjectives_and_nouns(lang)
+    return Words(*(tuple(rng.sample(words, min(size, len(words)))) for words in every)) if size else every
+
+
+def distinct(
+    kind: str, lang: str, rng: random.Random, without: Collection[str] = (), among: Words | None = None
+) -> Iterator[str]:
     """Keys or values without end, none twice and none that contains one of `without`. Words grow longer when needed."""
     seen: set[str] = set()
     misses, nouns = 0, 1
     while True:
-        drawn = draw(kind, lang, rng, nouns)
+        drawn = draw(kind, lang, rng, nouns, among)
         if drawn in seen or any(word in drawn for word in without):
             misses += 1
             nouns += misses % PATIENCE == 0
