@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from handscroll.kernels.attention import additive
 from handscroll.kvcache.layered import LayerCache, LayeredCache, PerForward, attend
 from handscroll.kvcache.store import TokenStore
 from handscroll.model.config import ModelConfig
@@ -60,12 +61,15 @@ class FullLayer(LayerCache):
         kept_BKTD = key_BKTD if self.rotates_at_use else self.position.rotate(key_BKTD, rotation)
         self.append(kept_BKTD, value_BKTD, layout)
         key_BKSD = self.rotated_keys(layout)
+        text = layout
         if asking is not None:
             rotation, layout = self.rotation(layout, asking.positions_BTP[..., 0]), asking
         assert self.store.value_BKSD is not None
         used = self.store.used
         causal = layout.is_uniform and layout.starts is not None and layout.starts[0] == 0 and self.sees_all(used)
         mask = None if causal else self.shared.get(layout, "mask", lambda: self.mask(layout, query_BHTD))
+        if self.position.adds_bias:
+            mask, causal = self.shared.get(layout, "bias", lambda: self.with_bias(mask, causal, text, layout)), False
         return attend(
             self.position.rotate(query_BHTD, rotation),
             key_BKSD,
@@ -78,6 +82,13 @@ class FullLayer(LayerCache):
     def rotation(self, layout: Layout, positions: Tensor) -> Rotation:
         """That of some positions in the layout's texts."""
         return self.position.rotation(positions, self.text_lengths(layout) if self.position.depends_on_length else None)
+
+    def with_bias(self, mask: Tensor | None, causal: bool, text: Layout, asking: Layout) -> Tensor:
+        """The mask of all slots in use for the tokens `asking` in a `text`, and what they lose by distance, in one."""
+        lengths = self.text_lengths(text) if self.position.depends_on_length else None
+        slots_BS = self.slot_positions(text, asking.index_BT.device)
+        bias_BHTS = self.position.bias(asking.positions_BTP[..., 0], slots_BS, lengths)
+        return additive(bias_BHTS, mask, causal)
 
     def rotated_keys(self, layout: Layout) -> Tensor:
         """(B, K, S, D): the keys in all slots in use, as they turn in the layout's texts."""
