@@ -189,7 +189,7 @@ def test_eval_of_several_suites_and_lengths_writes_a_folder_and_goes_on(run: Run
         "results.json",
         "index.html",
         "heat-passkey.svg",
-        "quality.svg",
+        "quality-passkey.svg",
     }
     again = run(*command, "--json")
     result = json.loads(again.out)
@@ -322,3 +322,7 @@ def test_an_interruption_says_how_to_go_on(run: Run, recipe: Path, monkeypatch: 
         assert ran.code == 130
         assert ran.err == "handscroll: interrupted; the same command with --resume goes on\n"
     assert run(*extend).err == "handscroll: interrupted\n"
+    monkeypatch.setattr("handscroll.recipes.evaluate.evaluate", interrupted)
+    battery = ["eval", "model", "--suite", "kv", "--lengths", "600"]
+    assert run(*battery, "--out", "longer").err == "handscroll: interrupted; the same command goes on\n"
+    assert run(*battery).err == "handscroll: interrupted\n"

@@ -1,5 +1,6 @@
 """Batteries: every cell once, tables that compare like with like, figures that are well-formed, records as JSON."""
 
+import dataclasses
 import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from handscroll.kvcache import BlockMemory, Full, SlidingWindow
 from handscroll.measure.battery import Battery
-from handscroll.measure.battery_tables import cost_table, mean_scores, score_tables
+from handscroll.measure.battery_tables import cost_table, mean_scores, missing_table, score_tables
 from handscroll.measure.report.battery_page import battery_figures, heat_maps, quality_curves, write_battery
 from handscroll.measure.suites import Subject
 from handscroll.measure.suites.record import Cell, Measured, Record
@@ -68,9 +69,10 @@ def test_tables_have_a_row_for_each_task_and_length(records: list[Record]) -> No
     assert entropy.column("task") == ["dispersion en", "dispersion en"]
     assert mass.title == "Mass of attention on the gold"
     cost = cost_table(records)
-    assert cost.column("policy") == ["full", "full", *["sliding_window window=64"] * 2]
-    assert cost.column("device MB")[1] is None
-    assert cost.column("seconds reading")[2:] != [None, None]
+    assert cost.column("policy") == ["full", *["sliding_window window=64"] * 2]
+    assert cost.column("length") == [600, 600, 1000]
+    assert None not in [value for row in cost.rows for value in row]
+    assert missing_table(records) is None
 
 
 def record(task: str, length: int, policy: str, score: float | None, size: int = 100, **detail: object) -> Record:
@@ -95,6 +97,20 @@ def test_means_are_over_the_same_tasks_only() -> None:
     assert table.rows[1] == ("qa: b en", 10, 0.5, "not read")
 
 
+def test_long_reasons_stand_in_a_table_of_their_own() -> None:
+    reason = "not available: the haystack 'essay' is made of texts of yours, and none is given"
+    some = [
+        Record(Cell("ruler", task, "en", length, policy), Measured(missing=reason))
+        for task in ("a", "b")
+        for length in (10, 2000)
+        for policy in ("full", "window")
+    ]
+    assert score_tables(some)[0].rows[0] == ("ruler: a en", 10, "not available", "not available")
+    table = missing_table(some)
+    assert table is not None
+    assert table.rows == ((reason, "ruler: a en, ruler: b en", "10, 2,000", "full, window"),)
+
+
 def test_maps_and_curves_hold_what_the_records_say() -> None:
     by_depth = [[1.0, 1.0], [0.0, 2.0], *[[0.0, 0.0]] * 8]
     some = [
@@ -112,7 +128,7 @@ def test_maps_and_curves_hold_what_the_records_say() -> None:
 
 def test_a_page_and_its_figures_are_written(records: list[Record], tmp_path: Path) -> None:
     names = write_battery(tmp_path / "out", records, {"model": "<b>m</b>"})
-    assert names == ["index.html", "heat-kv.svg", "quality.svg"]
+    assert names == ["index.html", "heat-kv.svg", "quality-kv.svg"]
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;m&lt;/b&gt;" in page
     assert "not read: over full_limit=700" in page
@@ -122,6 +138,13 @@ def test_a_page_and_its_figures_are_written(records: list[Record], tmp_path: Pat
         ElementTree.fromstring(svg)
         assert "--series-4: #2f7a56" in svg
     assert set(battery_figures(records)) == set(names[1:])
+
+
+def test_each_suite_has_its_curve_and_several_have_one_together() -> None:
+    some = [record("a", 10, "full", 1.0), record("a", 20, "full", 0.5)]
+    other = [dataclasses.replace(each, cell=each.cell._replace(suite="kv", task="kv")) for each in some]
+    assert set(battery_figures(some)) == {"quality-qa.svg"}
+    assert set(battery_figures(some + other)) == {"quality-qa.svg", "quality-kv.svg", "quality-all.svg"}
 
 
 def test_policies_with_an_archive_hold_host_bytes(model: Transformer, tokenizer: Tokenizer) -> None:

@@ -143,6 +143,7 @@ def test_essays_of_the_user_are_read(subject: Subject, tmp_path: object) -> None
         ({"prompt": "before"}, "prompt='before'"),
         ({"questions": 0}, "questions=0"),
         ({"languages": ("fr",)}, "languages are"),
+        ({"haystack_files": "book.txt"}, r"such as \[book.txt\]"),
     ],
 )
 def test_mistakes_are_named(options: dict[str, object], told: str) -> None:

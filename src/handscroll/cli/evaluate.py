@@ -30,7 +30,8 @@ def evaluate(
         typer.Option(
             help="What to measure, separated by commas: recall, perplexity, dispersion (of attention), needle, "
             "passkey, number, kv, multi_needle, tracing, words, qa, lost_in_the_middle, ruler. Further options follow "
-            "with a dot, such as --suite.prompt=with or --suite.full_limit=32768."
+            "with a dot, such as --suite.prompt=with, --suite.full_limit=32768, and the files that RULER needs: "
+            "--suite.haystack_files=[book.txt] --suite.question_files=[squad.json]."
         ),
     ] = "recall",
     policies: Annotated[
@@ -146,14 +147,14 @@ def _battery(
 ) -> tuple[list[Table], dict[str, Any]]:
     """Several suites or lengths, shown as one table of scores and one of costs."""
     from handscroll.measure.battery import Battery
-    from handscroll.measure.battery_tables import cost_table, score_tables
+    from handscroll.measure.battery_tables import battery_tables
     from handscroll.measure.suites.record import Record
     from handscroll.recipes.evaluate import evaluate as run
 
     finished = follow(people, run(model, Battery(suites, lengths, tuple(policies), options), out))
     assert finished is not None
     records = [Record.from_json(row) for row in finished.result["records"]]
-    return [*score_tables(records), cost_table(records)], finished.result
+    return battery_tables(records), finished.result
 
 
 def parse_lengths(text: str) -> tuple[int, ...]:

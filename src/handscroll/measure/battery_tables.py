@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from handscroll.measure.suites import find_suite
-from handscroll.measure.suites.record import COSTS, Record
+from handscroll.measure.suites.record import COSTS, LONGEST_REASON, Record
 from handscroll.measure.table import Table, Value
 
 # The figures that have a table of their own, with its title, and whether they are shares.
@@ -45,17 +45,13 @@ def score_tables(records: Sequence[Record]) -> list[Table]:
 
 
 def cost_table(records: Sequence[Record]) -> Table:
-    """What each policy costs at each length: the mean seconds of all cells that were measured, the most keys and bytes.
-
-    Empty where nothing was measured.
-    """
+    """What each policy costs at each length where it was measured: mean seconds, the most keys and bytes."""
     rows: list[tuple[Value, ...]] = []
     for policy in policies_of(records):
         for length in sorted({each.cell.length for each in records}):
             found = [each.found for each in records if (each.cell.policy, each.cell.length) == (policy, length)]
             measured = [each for each in found if not each.missing]
             if not measured:
-                rows.append((policy, length, *[None] * (1 + len(COSTS))))
                 continue
             rows.append(
                 (
@@ -70,6 +66,25 @@ def cost_table(records: Sequence[Record]) -> Table:
                 )
             )
     return Table("Cost of a reading and its questions", ("policy", "length", "tokens read", *COSTS), tuple(rows))
+
+
+def missing_table(records: Sequence[Record]) -> Table | None:
+    """Why cells were not measured, one row for each reason that the other tables only hint at; None without any."""
+    missing = [each for each in records if len(each.found.missing) > LONGEST_REASON]
+    rows = []
+    for reason in dict.fromkeys(each.found.missing for each in missing):
+        cells = [each.cell for each in missing if each.found.missing == reason]
+        tasks = dict.fromkeys(cell.row for cell in cells)
+        lengths = sorted({cell.length for cell in cells})
+        policies = dict.fromkeys(cell.policy for cell in cells)
+        rows.append((reason, ", ".join(tasks), ", ".join(f"{length:,}" for length in lengths), ", ".join(policies)))
+    return Table("Not measured", ("reason", "tasks", "lengths", "policies"), tuple(rows)) if rows else None
+
+
+def battery_tables(records: Sequence[Record]) -> list[Table]:
+    """All of them, in the order in which they are shown."""
+    missing = missing_table(records)
+    return [*score_tables(records), cost_table(records), *([missing] if missing else [])]
 
 
 def mean_scores(records: Sequence[Record], length: int) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from handscroll.kvcache import describe
 from handscroll.measure.battery import Battery
-from handscroll.measure.battery_tables import cost_table, score_tables
+from handscroll.measure.battery_tables import battery_tables
 from handscroll.measure.report.battery_page import PAGE, write_battery
 from handscroll.measure.suites.record import Cell, Record
 from handscroll.measure.suites.suite import Subject
@@ -36,7 +36,8 @@ def evaluate(model: str, battery: Battery, out: Path | None) -> Iterator[Event]:
         done = read_results(out, arguments)
     cells = battery.cells()
     if done:
-        yield Said(f"{out} holds {len(done)} of {len(cells)} results: going on with the others")
+        others = ": going on with the others" if len(done) < len(cells) else ""
+        yield Said(f"{out} holds {len(done)} of {len(cells)} results{others}")
     records = dict(done)
     if any(cell not in done for cell in cells):
         total, read, inside = sum(map(battery.work, cells)), sum(map(battery.work, done)), 0.0
@@ -60,7 +61,7 @@ def evaluate(model: str, battery: Battery, out: Path | None) -> Iterator[Event]:
     if out is not None:
         write_battery(out, ordered, arguments)
         yield Said(f"wrote {out / RESULTS} and {out / PAGE}")
-    tables = [table.to_json() for table in (*score_tables(ordered), cost_table(ordered))]
+    tables = [table.to_json() for table in battery_tables(ordered)]
     yield Finished(arguments | {"tables": tables, "records": [each.to_json() for each in ordered]})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from handscroll.measure.battery_tables import cost_table, has_figure, mean_scores, policies_of, score_tables
+from handscroll.measure.battery_tables import battery_tables, has_figure, mean_scores, policies_of
 from handscroll.measure.report.drawing import standalone
 from handscroll.measure.report.heat import HeatMap, heat_figure
 from handscroll.measure.report.quality import Quality, quality_figure
@@ -21,7 +21,9 @@ from handscroll.measure.suites.record import Record
 from handscroll.text.files import write_files
 
 HERE = Path(__file__).parent
-PAGE, QUALITY = "index.html", "quality.svg"
+PAGE = "index.html"
+# The figure over all suites together.
+ALL = "all"
 
 
 def write_battery(folder: Path, records: Sequence[Record], settings: Mapping[str, Any]) -> list[str]:
@@ -41,8 +43,12 @@ def battery_figures(records: Sequence[Record]) -> dict[str, str]:
         if maps := heat_maps(here):
             name = f"heat-{suite}.svg" if suite == task else f"heat-{suite}-{task}.svg"
             figures[name] = heat_figure(name, maps)
-    if qualities := quality_curves(records):
-        figures[QUALITY] = quality_figure(QUALITY, qualities)
+    suites = dict.fromkeys(each.cell.suite for each in records if has_figure(each, "score"))
+    for suite in suites:
+        if qualities := quality_curves([each for each in records if each.cell.suite == suite]):
+            figures[f"quality-{suite}.svg"] = quality_figure(f"quality-{suite}.svg", qualities)
+    if len(suites) > 1 and (qualities := quality_curves(records)):
+        figures[f"quality-{ALL}.svg"] = quality_figure(f"quality-{ALL}.svg", qualities)
     return figures
 
 
@@ -87,7 +93,7 @@ def quality_curves(records: Sequence[Record]) -> list[Quality]:
 
 def render_battery(records: Sequence[Record], figures: Mapping[str, str], settings: Mapping[str, Any]) -> str:
     """The page as HTML."""
-    tables = [*score_tables(records), cost_table(records)]
+    tables = battery_tables(records)
     page = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -99,8 +105,13 @@ def render_battery(records: Sequence[Record], figures: Mapping[str, str], settin
         css=(HERE / "page.css").read_text(encoding="utf-8"),
         settings=json.dumps(dict(settings), ensure_ascii=False, indent=2),
         tables=[(table, table.shown(), [table.is_numeric(column) for column in table.columns]) for table in tables],
-        quality=figures.get(QUALITY, ""),
-        heats=[
-            (name.removeprefix("heat-").removesuffix(".svg"), svg) for name, svg in figures.items() if name != QUALITY
-        ],
+        qualities=_titled(figures, "quality-"),
+        heats=_titled(figures, "heat-"),
     )
+
+
+def _titled(figures: Mapping[str, str], kind: str) -> list[tuple[str, str]]:
+    """The figures of a kind with what they are about, which is the rest of their names."""
+    return [
+        (name.removeprefix(kind).removesuffix(".svg"), svg) for name, svg in figures.items() if name.startswith(kind)
+    ]

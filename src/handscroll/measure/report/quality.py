@@ -12,7 +12,7 @@ from handscroll.model.footprint import readable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCORE_LABELS = 6
+SIZE_TICKS = 6
 
 
 class Quality(NamedTuple):
@@ -39,7 +39,7 @@ def quality_figure(name: str, qualities: Sequence[Quality]) -> str:
         sizes = [size for each in qualities for _, size, _ in each.points]
         axes.set_xscale("log", base=2)
         axes.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
-        axes.xaxis.set_major_locator(LogLocator(base=2, numticks=SCORE_LABELS))
+        axes.xaxis.set_major_locator(LogLocator(base=2, numticks=SIZE_TICKS))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: readable(round(size))))
         axes.set_ylim(-0.03, 1.08)

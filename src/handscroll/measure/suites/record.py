@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 
 from handscroll.measure.table import Table, Value
 
+# A longer reason would widen a table's columns; `missing_table` has it.
+LONGEST_REASON = 40
+
 
 class Cell(NamedTuple):
     """What is measured: `length` in tokens, `policy` as `policy_name` has it."""
@@ -68,8 +71,11 @@ class Record:
         return cls(cell, Measured(**{name: value for name, value in row.items() if name not in Cell._fields}))
 
     def figure(self, name: str) -> Value:
-        """The figure, or why there is none."""
-        return self.found.missing or self.found.figures.get(name)
+        """The figure, or in a few words that there is none."""
+        missing = self.found.missing
+        if missing:
+            return missing if len(missing) <= LONGEST_REASON else missing.partition(":")[0]
+        return self.found.figures.get(name)
 
 
 def costs(found: Measured) -> tuple[Value, ...]:

@@ -60,6 +60,9 @@ class TaskOptions:
         for name in ("tokens", "samples", "questions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1")
+        for name in ("haystack_files", "question_files"):
+            if isinstance(given := getattr(self, name), str):
+                raise ValueError(f"{name}={given!r}: give a list of files, such as [{given}]")
         unknown = [lang for lang in self.languages if lang not in LANGUAGES]
         if unknown or not self.languages:
             raise ValueError(f"languages are {list(self.languages)}; give one or more of {', '.join(LANGUAGES)}")
