@@ -52,7 +52,12 @@ MISTAKES = {
     "no files": ("data.files=[]", "data.files: no file is named: give at least one"),
     "a number for a file": ("data.files=[3]", "data.files.0=3: it must be text"),
     "no folder": ("out=''", 'out="": it must not be empty'),
-    "unknown objective": ("objective=stf", "objective=stf is unknown; did you mean sft? Known are causal_lm, sft"),
+    "unknown objective": ("objective=stf", "objective.name=stf is unknown; did you mean sft? Known are causal_lm, sft"),
+    "an option of another objective": (
+        "objective.crossbatch=[0]",
+        "objective.crossbatch is not a key of a recipe; known in objective are name",
+    ),
+    "no list of layers": ("objective={name: sft, crossbatch: 1}", "objective.crossbatch=1: it must be a list, such as [a, b]"),
     "unknown optimizer": (
         "optimizer.name=adam",
         "optimizer.name=adam is unknown; did you mean adamw? Known are adamw, muon",

@@ -123,7 +123,16 @@ def test_answers_are_learnt_from_messages(recipe: dict[str, Any], tmp_path: Path
     _, supervised = prepared.source.windows(0, 0)[0][0]
     assert supervised is not None
     assert 0 < sum(supervised) < len(supervised)
-    assert len([*train(recipe)]) == 2
+    plain = [progress.loss for progress in train(recipe)]
+    assert len(plain) == 2
+    # Options of the objective stand beside its name, and they count.
+    recipe["objective"] = {"name": "sft", "crossbatch": [0], "crossbatch_distance": 4}
+    across = [progress.loss for progress in train({**recipe, "out": str(tmp_path / "across")})]
+    assert across != plain
+    assert read_recipe(tmp_path / "across" / "recipe.yaml").objective.crossbatch == (0,)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"crossbatch=\(1,\): this model's layers before the last are 0 to 0"):
+        train({**recipe, "out": str(tmp_path / "last")}, overrides=["objective.crossbatch=[1]"])
+    assert not (tmp_path / "last").exists()
 
 
 @pytest.mark.parametrize(("epochs", "window"), [(1, 32), (2, 32), (0.5, 16)])

@@ -42,7 +42,7 @@ def train(
                with stretch: method and to, for a longer window
     tokenizer  vocab_size, han (merged, isolated); or from: a folder or hub id
     data       files: txt, md, jsonl (text or messages), and folders of them
-    objective  causal_lm (every next token) or sft (what the assistant says)
+    objective  causal_lm (every next token) or sft (what the assistant says); {name: sft, crossbatch: [1]} with options
     optimizer  name (adamw, muon), learning_rate, ...
     schedule   name (constant, cosine, wsd), warmup in steps, ...
     train      steps or epochs, windows_per_step, micro_batches, window, clip,

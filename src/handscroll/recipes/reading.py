@@ -34,7 +34,9 @@ def read_recipe(source: Source, overrides: Sequence[str] = ()) -> Recipe:
     else:
         content, origin = _read_yaml(Path(source)), str(source)
     for override in overrides:
+        _name_objective(content)
         _override(content, override)
+    _name_objective(content)
     try:
         return Recipe.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
@@ -76,6 +78,12 @@ def _override(content: dict[str, Any], override: str) -> None:
             raise ValueError(f"{override}: {section} is {inner!r} and has no keys of its own")
         content = inner
     content[key] = parse_value(text)
+
+
+def _name_objective(content: dict[str, Any]) -> None:
+    """A bare name stands for the objective with its defaults (mutates `content`)."""
+    if isinstance(content.get("objective"), str):
+        content["objective"] = {"name": content["objective"]}
 
 
 def _mistakes(error: ValidationError) -> Iterator[str]:
@@ -136,7 +144,7 @@ WANTED = {
     "finite_number": "a finite number",
     "bool": "true or false",
     "string": "text",
-    "tuple": "a list, such as [a.txt, b.txt]",
+    "tuple": "a list, such as [a, b]",
     "union_tag_not_found": "a section with keys of its own",
     "model": "a section with keys of its own",
 }

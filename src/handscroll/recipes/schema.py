@@ -8,7 +8,7 @@ to `reading.py`, and what is done with a recipe to `train.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_type_hints
 
@@ -166,15 +166,19 @@ class Named(Section):
 AnySection = TypeVar("AnySection", bound=Section)
 
 
-def named_sections(kinds: Mapping[str, type]) -> dict[str, type[Named]]:
-    """A section for each entry of a room's dict of options."""
-    return {name: section_of(kind, Named, name=(Literal[name], name)) for name, kind in kinds.items()}
+def named_sections(kinds: Mapping[str, type], without: Sequence[str] = ()) -> dict[str, type[Named]]:
+    """A section for each entry of a room's dict of options, `without` those that a recipe says elsewhere."""
+    return {name: section_of(kind, Named, without=without, name=(Literal[name], name)) for name, kind in kinds.items()}
 
 
-def section_of(options: type, base: type[AnySection], *, defaults: Any = None, **keys: Any) -> type[AnySection]:
+def section_of(
+    options: type, base: type[AnySection], *, defaults: Any = None, without: Sequence[str] = (), **keys: Any
+) -> type[AnySection]:
     """A section with the fields of frozen options; no number may be negative. `defaults` are options, or their own."""
     hints = get_type_hints(options)
     for each in fields(options):
+        if each.name in without:
+            continue
         kind, default = hints[each.name], each.default
         if defaults is not None:
             default = getattr(defaults, each.name)
@@ -187,15 +191,17 @@ def section_of(options: type, base: type[AnySection], *, defaults: Any = None, *
     return create_model(options.__name__, __base__=base, **keys)
 
 
-def options_of(section: Section, options: Callable[..., Any]) -> Any:
-    """The frozen options that a section made by `section_of` stands for."""
+def options_of(section: Section, options: Callable[..., Any], **others: Any) -> Any:
+    """The frozen options that a section made by `section_of` stands for; `others` are those that it is without."""
     values = {key: getattr(section, key) for key in type(section).model_fields if key != "name"}
     for key, value in values.items():
         if isinstance(value, Section):
             values[key] = options_of(value, get_type_hints(options)[key])
-    return options(**values)
+    return options(**values, **others)
 
 
+# The tokenizer says how a batch is padded, and `train` how long it is.
+OBJECTIVE_SECTIONS = named_sections(OBJECTIVES, without=("pad_id", "window", "chunk"))
 OPTIMIZER_SECTIONS = named_sections(OPTIMIZERS)
 SCHEDULE_SECTIONS = named_sections(SCHEDULES)
 
@@ -203,6 +209,7 @@ SCHEDULE_SECTIONS = named_sections(SCHEDULES)
 VARIANTS: Mapping[str, Mapping[str, type[Section]]] = {
     "model": {"from": FromModel, "sizes": NewModel},
     "tokenizer": {"from": FromFolder, "new": NewTokenizer},
+    "objective": OBJECTIVE_SECTIONS,
     "optimizer": OPTIMIZER_SECTIONS,
     "schedule": SCHEDULE_SECTIONS,
 }
@@ -223,11 +230,13 @@ def _choice(section: str, tag: Callable[[Mapping[str, Any]], str]) -> Any:
 if TYPE_CHECKING:
     ModelSection = FromModel | NewModel
     TokenizerSection = FromFolder | NewTokenizer
+    ObjectiveSection = Named
     OptimizerSection = Named
     ScheduleSection = Named
 else:
     ModelSection = _choice("model", lambda value: "from" if "from" in value else "sizes")
     TokenizerSection = _choice("tokenizer", lambda value: "from" if "from" in value else "new")
+    ObjectiveSection = _choice("objective", lambda value: str(value.get("name", "causal_lm")))
     OptimizerSection = _choice("optimizer", lambda value: str(value.get("name", "adamw")))
     ScheduleSection = _choice("schedule", lambda value: str(value.get("name", "cosine")))
 
@@ -238,7 +247,7 @@ class Recipe(Section):
     model: ModelSection
     tokenizer: TokenizerSection | None = Field(None, description="default: the model's own, or a new one")
     data: Data
-    objective: Literal[tuple(OBJECTIVES)] = "causal_lm"  # type: ignore[valid-type]
+    objective: ObjectiveSection = Field(default_factory=lambda: OBJECTIVE_SECTIONS["causal_lm"](name="causal_lm"))
     optimizer: OptimizerSection = Field(default_factory=lambda: OPTIMIZER_SECTIONS["adamw"](name="adamw"))
     schedule: ScheduleSection = Field(default_factory=lambda: SCHEDULE_SECTIONS["cosine"](name="cosine"))
     train: Training

@@ -70,12 +70,15 @@ def train(
         _check_same(checked, out)
     prepared = prepare(checked, out if resume else None)
     objective = _objective(checked, prepared.tokenizer)
+    # Of no rows at all: the options alone may not fit the model.
+    objective.prepare({"model": prepared.model}, (), torch.Generator())
     steps = train_model({"model": prepared.model}, objective, prepared.source, prepared.options, out, resume=resume)
     return _run(checked, prepared, steps, model_folder or out / MODEL)
 
 
 def _objective(recipe: Recipe, tokenizer: Tokenizer) -> Objective:
-    objective = cast(Objective, OBJECTIVES[recipe.objective](pad_id=tokenizer.pad_id or 0))
+    kind = OBJECTIVES[recipe.objective.name]
+    objective = cast(Objective, options_of(recipe.objective, kind, pad_id=tokenizer.pad_id or 0))
     skip = recipe.train.skip_positions
     return objective if skip is None else SkippedPositions(objective, skip.to, skip.chunks)
 
@@ -86,7 +89,7 @@ def prepare(recipe: Recipe, earlier: Path | None = None) -> Prepared:
     tokenizer = _tokenizer(recipe, rows, earlier)
     config = _config(recipe, tokenizer)
     window = _window(recipe, config)
-    documents = document_rows(rows, tokenizer, recipe.objective)
+    documents = document_rows(rows, tokenizer, recipe.objective.name)
     tokens = sum(len(row.ids) for row in documents)
     if tokens < window:
         raise ValueError(
