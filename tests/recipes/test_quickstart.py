@@ -318,6 +318,7 @@ def test_too_little_time_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"tasks": True}, "window=128: long-context tasks are taught in windows of at least 256 tokens"),
         ({"window": 63}, "window=63: .* at least 64"),
         ({"tokens": 511}, "tokens=511: .* 512 tokens here"),
         ({"tokens": -5}, "tokens=-5"),
@@ -349,6 +350,17 @@ def test_corpora_that_cannot_be_used_are_refused(tmp_path: Path, content: bytes,
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "run", corpus=(path,))
     assert not (tmp_path / "run").exists()
+
+
+def test_tasks_are_in_the_vocabulary_and_in_the_plan(tmp_path: Path) -> None:
+    options = dataclasses.replace(OPTIONS, out=tmp_path / "run", tasks=True, window=256)
+    events = quickstart.quickstart(options, scale=dataclasses.replace(SCALE, vocabulary=Scale().vocabulary))
+    while not (tmp_path / "run" / "plan.json").is_file():
+        next(events)
+    assert len(Tokenizer.load(tmp_path / "run" / "tokenizer").encode(" brave-teacher is 123")) == 4
+    stages = json.loads((tmp_path / "run" / "plan.json").read_text(encoding="utf-8"))["stages"]
+    assert [stage["tasks"] for stage in stages if stage["length"] == 256] == [1, 1, 1]
+    assert {stage["tasks"] for stage in stages if stage["length"] < 256} == {0}
 
 
 def test_folders_of_other_runs_are_refused(events_and_folder: tuple[list[Event], Path], tmp_path: Path) -> None:

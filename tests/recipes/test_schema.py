@@ -57,7 +57,10 @@ MISTAKES = {
         "objective.crossbatch=[0]",
         "objective.crossbatch is not a key of a recipe; known in objective are name",
     ),
-    "no list of layers": ("objective={name: sft, crossbatch: 1}", "objective.crossbatch=1: it must be a list, such as [a, b]"),
+    "no list of layers": (
+        "objective={name: sft, crossbatch: 1}",
+        "objective.crossbatch=1: it must be a list, such as [a, b]",
+    ),
     "unknown optimizer": (
         "optimizer.name=adam",
         "optimizer.name=adam is unknown; did you mean adamw? Known are adamw, muon",

@@ -113,6 +113,10 @@ def tasks(
         Path | None,
         typer.Option(help="Folder of a tokenizer, or of a model, that --tokens is counted with.", show_default=False),
     ] = None,
+    restated: Annotated[
+        bool,
+        typer.Option("--restated", help="Answer in sentences that say what was asked for: small models need them."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON, and only that.")] = False,
 ) -> None:
     """Write long contexts with questions and their right answers as chats, for `handscroll train` to learn from.
@@ -123,6 +127,7 @@ def tasks(
 
     \b
       handscroll data tasks --task kv --tokens 4096 --count 100 --out kv.jsonl
+      handscroll data tasks --task kv --task.form=sentence --task.keys=words --restated --out kv.jsonl
       handscroll data tasks --task chronicle --task.kind=two_hops --language zh --out hops.jsonl
       handscroll data tasks --task niah_single_2 --task.haystack_files=book.txt --language en --out needles.jsonl
     """
@@ -142,7 +147,14 @@ def tasks(
 
     languages = comma_list(language)
     rows = chat_rows(
-        task, tokens=tokens, count=count, languages=languages, seed=seed, measure=measure, options=dotted(ctx, "task")
+        task,
+        tokens=tokens,
+        count=count,
+        languages=languages,
+        seed=seed,
+        measure=measure,
+        options=dotted(ctx, "task"),
+        restated=restated,
     )
     with showing(people) as display:
 

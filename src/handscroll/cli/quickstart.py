@@ -56,6 +56,14 @@ def quickstart(
         bool,
         typer.Option("--full", help="Read the whole document with the policy full, too; it takes long."),
     ] = False,
+    tasks: Annotated[
+        bool,
+        typer.Option(
+            "--tasks",
+            help="Teach long-context tasks, too (keys of gates, keys and values, needles), for `handscroll eval "
+            "--suite passkey,number,kv,multi_needle`; give more --minutes.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON, and only that, on stdout.")
     ] = False,
@@ -74,6 +82,7 @@ def quickstart(
       handscroll quickstart
       handscroll quickstart --corpus novel.txt --minutes 10 --out runs/novel
       handscroll quickstart --resume --out runs/novel
+      handscroll quickstart --tasks --minutes 12 --out runs/reader
     """
     people = console(as_json)
     from handscroll.recipes.quickstart import QuickstartOptions
@@ -88,6 +97,7 @@ def quickstart(
         out=out,
         resume=resume,
         full=full,
+        tasks=tasks,
     )
     finished = follow(people, run(options))
     if finished is None:

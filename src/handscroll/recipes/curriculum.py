@@ -7,6 +7,7 @@ time, each the ground of the next:
 - `mentions`: sentences about a few facts, each stated again and again. What was said of whom must be found by the name.
 - `questions`: facts among fillers, then questions in chat form. Names come from small pools, so that near misses
   abound; at the end windows are made of fragments, as a memory that retrieves blocks presents them.
+- `tasks`: keys of gates, keys and values, needles, in the place of some of the questions (`task_windows.py`).
 - `text`: a text as it is, the last part of it to be predicted. It has windows in the stages of questions, lest the
   model unlearn plain text.
 
@@ -45,9 +46,10 @@ class Stage:
     """`steps` steps of `windows` windows of `length` tokens.
 
     `count`: facts that are mentioned, or questions at most. `relations`: how many occur in a window, one of these
-    numbers (none given: all). `texts`: so many of the windows are plain text instead, `tasks`: long-context tasks. `verbatim`: the share
-    of facts that are worded as answers are. `families`: from so many surnames, and so many given names, a window's
-    people are made (None: from all). `fragments`: only some blocks of a longer context are shown.
+    numbers (none given: all). `texts`: so many of the windows are plain text instead; `tasks`: so many are long-context
+    tasks. `verbatim`: the share of facts that are worded as answers are. `families`: from so many surnames, and so many
+    given names, a window's people are made (None: from all). `fragments`: only some blocks of a longer context are
+    shown.
     """
 
     name: str
@@ -99,10 +101,12 @@ STAGES = (
 
 def with_tasks(stages: Sequence[Stage], share: float = TASK_SHARE) -> tuple[Stage, ...]:
     """The stages, of whose questions from `TASKS_FROM` tokens on a share is about long-context tasks."""
-    return tuple(
-        replace(stage, tasks=int(share * stage.windows)) if stage.length >= TASKS_FROM and stage.kind == "questions" else stage
-        for stage in stages
-    )
+
+    def taught(stage: Stage) -> Stage:
+        has_room = stage.kind == "questions" and stage.length >= TASKS_FROM
+        return replace(stage, tasks=int(share * stage.windows)) if has_room else stage
+
+    return tuple(map(taught, stages))
 
 
 def first_steps(stages: Sequence[Stage]) -> list[tuple[str, int]]:

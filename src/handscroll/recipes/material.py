@@ -101,9 +101,7 @@ class Material:
         return cls(document, {row["lang"]: row["text"] for row in read_lines(folder / TRAINING)})
 
 
-def learn_vocabulary(
-    seed: int, corpus: Mapping[str, str], size: int, tokens: int, *, tasks: bool = False
-) -> Tokenizer:
+def learn_vocabulary(seed: int, corpus: Mapping[str, str], size: int, tokens: int, *, tasks: bool = False) -> Tokenizer:
     """A tokenizer of at most `size` entries, learnt from the corpus, a chronicle of `tokens` tokens, and of tasks."""
     languages = tuple(corpus) or LANGUAGES
     chronicle = training_chronicle(seed, languages, tokens)

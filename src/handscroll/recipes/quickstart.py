@@ -28,7 +28,7 @@ from handscroll.model.footprint import require, training_bytes
 from handscroll.model.initialization import look_back
 from handscroll.recipes import material as texts
 from handscroll.recipes.comparison import Reading, compare
-from handscroll.recipes.curriculum import STAGES, WINDOW, Curriculum, Stage
+from handscroll.recipes.curriculum import STAGES, TASKS_FROM, WINDOW, Curriculum, Stage, with_tasks
 from handscroll.recipes.events import Advance, Event, Finished, Said
 from handscroll.recipes.findings import make_report, make_result, next_commands
 from handscroll.recipes.folders import load_folder, save_folder
@@ -48,13 +48,18 @@ SMALLEST_WINDOW = 64
 FEWEST_WINDOWS = 4
 # Of the chronicle that the vocabulary is learnt from, one part in so many is also read while training.
 TEXT_SHARE = 4
+# The words and numbers of long-context tasks, with the pieces that they are merged from.
+TASK_WORDS = 5120
 # Below this share of the curriculum's steps some skill may not be learnt.
 ENOUGH = 0.5
 
 
 @dataclass(frozen=True)
 class QuickstartOptions:
-    """What the command line takes. `minutes` are for training; `window` and `tokens` count tokens."""
+    """What the command line takes. `minutes` are for training; `window` and `tokens` count tokens.
+
+    `tasks`: half of the questions are about long-context tasks.
+    """
 
     corpus: tuple[Path, ...] = ()
     minutes: float = 7.25
@@ -64,6 +69,7 @@ class QuickstartOptions:
     out: Path = Path("quickstart")
     resume: bool = False
     full: bool = False
+    tasks: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,10 @@ class Scale:
             checkpoint_every=50,
         )
     )
+
+    def with_tasks(self) -> Scale:
+        """The same with half of the questions about long-context tasks, whose words are in the vocabulary."""
+        return dataclasses.replace(self, stages=with_tasks(self.stages), vocabulary=self.vocabulary + TASK_WORDS)
 
     def config(self, vocab_size: int, window: int) -> ModelConfig:
         return ModelConfig(
@@ -110,6 +120,8 @@ def quickstart(options: QuickstartOptions, *, scale: Scale | None = None) -> Ite
     used, and for an `out` that holds another run.
     """
     scale = scale or Scale()
+    if options.tasks:
+        scale = scale.with_tasks()
     corpus = _check(options, scale)
     return _Run(options, scale, corpus).events()
 
@@ -118,6 +130,11 @@ def _check(options: QuickstartOptions, scale: Scale) -> dict[str, str]:
     """The corpus, if one is given and still needed."""
     if options.window < SMALLEST_WINDOW:
         raise ValueError(f"window={options.window}: a question and its fact need at least {SMALLEST_WINDOW} tokens")
+    if options.tasks and options.window < TASKS_FROM:
+        raise ValueError(
+            f"window={options.window}: long-context tasks are taught in windows of at least {TASKS_FROM} tokens; give a "
+            "longer window, or leave tasks out"
+        )
     if options.tokens < FEWEST_WINDOWS * options.window:
         raise ValueError(
             f"tokens={options.tokens}: the document must be at least {FEWEST_WINDOWS} times as long as the window, "
@@ -198,7 +215,11 @@ class _Run:
             yield Said("Learning a vocabulary.")
             with self._timed("tokenizer"):
                 learnt = texts.learn_vocabulary(
-                    self.options.seed, self.corpus, self.scale.vocabulary, self.scale.vocabulary_tokens
+                    self.options.seed,
+                    self.corpus,
+                    self.scale.vocabulary,
+                    self.scale.vocabulary_tokens,
+                    tasks=self.options.tasks,
                 )
                 with replacing(folder) as draft:
                     learnt.save(draft)

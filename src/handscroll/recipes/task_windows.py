@@ -23,8 +23,12 @@ from handscroll.training import TokenRow
 if TYPE_CHECKING:
     from handscroll.recipes.curriculum import Stage
 
-# About what a question takes with its answer, and what a sample must have room for besides.
-TURN_TOKENS, LEAST_TOKENS = 32, 48
+# About what a question takes, what each of its answers does, and what there must be room for besides.
+QUESTION_TOKENS, ANSWER_TOKENS, LEAST_TOKENS = 18, 14, 48
+# A window has fewer questions that want several answers.
+SEVERAL = 4
+# Gates have no names where one thing is hidden; a batch that looks across its windows should hold few of them.
+NAMELESS = 0.2
 # Fragments are of a context so many times as long as the window.
 LONGER = (1, 4)
 # From so many adjectives, and nouns, the keys of a context are made: two keys of three share one of the two.
@@ -41,6 +45,15 @@ class Turn(NamedTuple):
     supervised: list[bool]
 
 
+class Drawn(NamedTuple):
+    """A task with its options, how often something is asked, and how many answers each question has."""
+
+    task: str
+    options: dict[str, Any]
+    asked: int
+    answers: int = 1
+
+
 class TaskWriter:
     """Writes the windows of tasks in some languages."""
 
@@ -51,10 +64,11 @@ class TaskWriter:
 
     def row(self, stage: Stage, rng: random.Random) -> TokenRow:
         """A context and questions about it, as many as fit; of fragments the blocks that hold answers, and others."""
-        asked = rng.randint(2, max(2, stage.count))
-        room = max(LEAST_TOKENS, stage.length - 1 - TURN_TOKENS * asked)
+        drawn = _draw(rng.randint(2, max(2, stage.count)), rng)
+        turns_room = drawn.asked * (QUESTION_TOKENS + drawn.answers * ANSWER_TOKENS)
+        room = max(LEAST_TOKENS, stage.length - 1 - turns_room)
         tokens = int(room * rng.uniform(*LONGER)) if stage.fragments else room
-        sample = self._sample(rng.choice(self.languages), tokens, asked, rng)
+        sample = self._sample(drawn, tokens, rng)
         encoded = self.tokenizer.encode_with_offsets(sample.context)
         size = stage.length // BLOCKS_PER_WINDOW
         blocks = cut([[each] for each in encoded.ids], size, rng) if stage.fragments else _whole(encoded.ids)
@@ -79,16 +93,15 @@ class TaskWriter:
             supervised += turn.supervised
         return TokenRow(ids, supervised)
 
-    def _sample(self, lang: str, tokens: int, asked: int, rng: random.Random) -> Sample:
-        name, options = _draw(asked, rng)
+    def _sample(self, drawn: Drawn, tokens: int, rng: random.Random) -> Sample:
         return write_sample(
-            name,
+            drawn.task,
             tokens=tokens,
-            lang=lang,
+            lang=rng.choice(self.languages),
             seed=rng.getrandbits(64),
             measure=lambda text: len(self.tokenizer.encode(text)),
-            questions=asked,
-            options=options,
+            questions=drawn.asked,
+            options=drawn.options,
         )
 
     def _turn(self, asked: Asked) -> Turn:
@@ -97,14 +110,18 @@ class TaskWriter:
         return Turn(asked, prompt + reply, [False] * len(prompt) + [True] * len(reply))
 
 
-def _draw(asked: int, rng: random.Random) -> tuple[str, dict[str, Any]]:
-    """A task and its options. Several questions are asked, so that keys and numbers belong to gates with names."""
-    name, pool = rng.choice(("passkey", "number", "kv", "kv", "needle", "needle")), rng.choice(POOLS)
-    if name == "kv":
-        return name, SENTENCES | {"pool": pool}
-    if name == "needle":
-        return name, {"haystack": rng.choice(HAYSTACKS), "keys": asked + rng.randint(0, 2), "pool": pool}
-    return name, {}
+def _draw(asked: int, rng: random.Random) -> Drawn:
+    """One of the tasks. Several questions are mostly asked, so that keys and numbers belong to gates with names."""
+    task, pool = rng.choice(("passkey", "number", "kv", "kv", "needle", "needle", "several")), rng.choice(POOLS)
+    if task == "kv":
+        return Drawn(task, SENTENCES | {"pool": pool}, asked)
+    if task == "needle":
+        options = {"haystack": rng.choice(HAYSTACKS), "keys": asked + rng.randint(0, 2), "pool": pool}
+        return Drawn(task, options, asked)
+    if task == "several":
+        options = {"haystack": rng.choice(HAYSTACKS[:2]), rng.choice(("values", "queries")): SEVERAL, "pool": pool}
+        return Drawn("needle", options, max(1, asked // SEVERAL), SEVERAL)
+    return Drawn(task, {}, 1 if rng.random() < NAMELESS else asked)
 
 
 def _whole(ids: Sequence[int]) -> Blocks:
@@ -123,8 +140,10 @@ def task_texts(languages: Sequence[str], count: int = 100) -> Iterator[str]:
             yield from (f" {word}" for word in words.adjectives)
             yield from (f"-{word}" for word in words.nouns)
         for _ in range(count):
-            name, options = _draw(2, rng)
-            sample = write_sample(name, tokens=300, lang=lang, seed=rng.getrandbits(64), questions=2, options=options)
+            drawn, seed = _draw(2, rng), rng.getrandbits(64)
+            sample = write_sample(
+                drawn.task, tokens=300, lang=lang, seed=seed, questions=drawn.asked, options=drawn.options
+            )
             yield sample.context
             yield from (text for each in sample.asked for text in (each.question, each.restated))
 

@@ -1,6 +1,7 @@
 """Rows to train on: readable by the reader of corpora, with the context, the question and the answer."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,16 @@ def test_nobody_of_a_measurement_is_learnt() -> None:
 def test_a_language_is_needed() -> None:
     with pytest.raises(ValueError, match="no language is given"):
         next(chat_rows("kv", tokens=800, count=1, languages=()))
+
+
+def test_answers_restate_what_was_asked() -> None:
+    for task, options in (("passkey", {}), ("number", {}), ("kv", {}), ("needle", {"values": 2, "queries": 2})):
+        for row in chat_rows(task, tokens=900, count=2, languages=("en", "zh"), options=options, restated=True):
+            user, assistant = (message["content"] for message in row["messages"])
+            context, _, question = user.rpartition("\n")
+            said = re.findall(r"(?:(?:For|要说那)\s?(.+?)(?: it is |是))?([0-9a-f-]{5,})[.。]", assistant)
+            assert len(said) == (4 if task == "needle" else 1)
+            assert all(key in question and value in context for key, value in said)
+            assert [bool(key) for key, _ in said] == [task in ("kv", "needle")] * len(said)
+    with pytest.raises(ValueError, match="vt has no answers that restate"):
+        next(chat_rows("vt", tokens=800, count=1, languages=("en",), restated=True))

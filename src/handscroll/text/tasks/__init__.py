@@ -12,6 +12,7 @@ What it is for
     question_files.py  qa: the user's own questions in the SQuAD format
     ruler.py           RULER's thirteen tasks by name, with its parameters
     scoring.py         replies scored as RULER does, or exactly
+    restating.py       answers in sentences that say what was asked for
     export.py          samples as chat rows, to train on
     filling.py, haystack.py, vocabulary.py, checks.py    what they share
 
