@@ -100,10 +100,10 @@ STAGES = (
 
 
 def with_tasks(stages: Sequence[Stage], share: float = TASK_SHARE) -> tuple[Stage, ...]:
-    """The stages, of whose questions from `TASKS_FROM` tokens on a share is about long-context tasks."""
+    """The stages, of whose mentions, and of whose questions from `TASKS_FROM` tokens on, a share is about tasks."""
 
     def taught(stage: Stage) -> Stage:
-        has_room = stage.kind == "questions" and stage.length >= TASKS_FROM
+        has_room = stage.kind == "mentions" or (stage.kind == "questions" and stage.length >= TASKS_FROM)
         return replace(stage, tasks=int(share * stage.windows)) if has_room else stage
 
     return tuple(map(taught, stages))

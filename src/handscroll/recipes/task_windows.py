@@ -9,15 +9,18 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handscroll.recipes.windows import BLOCKS_PER_WINDOW, Blocks, cut, filled
 from handscroll.text import Tokenizer
+from handscroll.text.chronicle.document import JOINTS
 from handscroll.text.tasks import Asked, Sample, write_sample
 from handscroll.text.tasks.key_value import PAIR
 from handscroll.text.tasks.needle import NEEDLE, NOUNS
 from handscroll.text.tasks.passkey import MANY
-from handscroll.text.tasks.vocabulary import adjectives_and_nouns
+from handscroll.text.tasks.restating import RESTATED
+from handscroll.text.tasks.vocabulary import adjectives_and_nouns, distinct, word_pool
 from handscroll.training import TokenRow
 
 if TYPE_CHECKING:
@@ -32,9 +35,19 @@ NAMELESS = 0.2
 # Fragments are of a context so many times as long as the window.
 LONGER = (1, 4)
 # From so many adjectives, and nouns, the keys of a context are made: two keys of three share one of the two.
-POOLS = (8, 12, 24)
+POOLS, FEW = (8, 12, 24), (2, 3, 4)
 SENTENCES = {"form": "sentence", "keys": "words", "values": "numbers"}
 HAYSTACKS = ("noise", "chronicle", "needles")
+# How a value of a key is stated, in one sentence, by the tasks and by their answers.
+STATEMENTS = {
+    lang: (
+        PAIR[lang],
+        NEEDLE[lang].replace("{kinds}", NOUNS[lang]["numbers"]),
+        *(re.sub("[.。].*", stop, texts[lang][0]).replace("{name}", "{key}") for texts in MANY.values()),
+        RESTATED[lang],
+    )
+    for lang, stop in (("en", "."), ("zh", "。"))
+}
 
 
 class Turn(NamedTuple):
@@ -63,6 +76,29 @@ class TaskWriter:
         self.bos, self.user, self.assistant, self.end = (tokenizer.id_of(name) for name in control)
 
     def row(self, stage: Stage, rng: random.Random) -> TokenRow:
+        """What the stage's windows about people are, about keys and values."""
+        return self._mentions(stage, rng) if stage.kind == "mentions" else self._questions(stage, rng)
+
+    def _mentions(self, stage: Stage, rng: random.Random) -> TokenRow:
+        """Each pair of key and value once, then pairs at random; all values but a first mention's are supervised."""
+        lang = rng.choice(self.languages)
+        among = word_pool(lang, rng, rng.choice(FEW))
+        keys, values = distinct("words", lang, rng, among=among), distinct("numbers", lang, rng)
+        pairs = list(islice(zip(keys, values, strict=True), stage.count))
+        first, seen = pairs.copy(), set()
+        ids, supervised = [self.bos], [False]
+        while len(ids) < stage.length:
+            key, value = pair = first.pop() if first else rng.choice(pairs)
+            before, after = (JOINTS[lang] + rng.choice(STATEMENTS[lang])).format(key=key, value="|").split("|")
+            encoded, start = self.tokenizer.encode_with_offsets(before + value + after), len(before)
+            ids += encoded.ids
+            supervised += [
+                pair in seen and last > start and begin < start + len(value) for begin, last in encoded.offsets
+            ]
+            seen.add(pair)
+        return TokenRow(ids[: stage.length], supervised[: stage.length])
+
+    def _questions(self, stage: Stage, rng: random.Random) -> TokenRow:
         """A context and questions about it, as many as fit; of fragments the blocks that hold answers, and others."""
         drawn = _draw(rng.randint(2, max(2, stage.count)), rng)
         turns_room = drawn.asked * (QUESTION_TOKENS + drawn.answers * ANSWER_TOKENS)
@@ -152,7 +188,5 @@ def undivided_words(lang: str) -> list[str]:
     """Chinese keys' words, and what stands between a key and its value, which English says in two or three tokens."""
     if lang != "zh":
         return []
-    statements = [PAIR[lang], *(texts[lang][0] for texts in MANY.values())]
-    statements.append(NEEDLE[lang].replace("{kinds}", NOUNS[lang]["numbers"]))
-    between = [re.split("{key}|{name}|{value}", statement)[1] for statement in statements]
+    between = [re.split("{key}|{value}", statement)[1] for statement in STATEMENTS[lang][:-1]]
     return list(dict.fromkeys((*between, *(word for words in adjectives_and_nouns(lang) for word in words))))
