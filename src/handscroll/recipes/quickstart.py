@@ -132,8 +132,8 @@ def _check(options: QuickstartOptions, scale: Scale) -> dict[str, str]:
         raise ValueError(f"window={options.window}: a question and its fact need at least {SMALLEST_WINDOW} tokens")
     if options.tasks and options.window < TASKS_FROM:
         raise ValueError(
-            f"window={options.window}: long-context tasks are taught in windows of at least {TASKS_FROM} tokens; give a "
-            "longer window, or leave tasks out"
+            f"window={options.window}: long-context tasks are taught in windows of at least {TASKS_FROM} tokens; give "
+            "a longer window, or leave tasks out"
         )
     if options.tokens < FEWEST_WINDOWS * options.window:
         raise ValueError(

@@ -19,7 +19,7 @@ from handscroll.text.tasks import Asked, Sample, write_sample
 from handscroll.text.tasks.key_value import PAIR
 from handscroll.text.tasks.needle import NEEDLE, NOUNS
 from handscroll.text.tasks.passkey import MANY
-from handscroll.text.tasks.restating import RESTATED
+from handscroll.text.tasks.restating import restate
 from handscroll.text.tasks.vocabulary import adjectives_and_nouns, distinct, word_pool
 from handscroll.training import TokenRow
 
@@ -38,13 +38,12 @@ LONGER = (1, 4)
 POOLS, FEW = (8, 12, 24), (2, 3, 4)
 SENTENCES = {"form": "sentence", "keys": "words", "values": "numbers"}
 HAYSTACKS = ("noise", "chronicle", "needles")
-# How a value of a key is stated, in one sentence, by the tasks and by their answers.
+# How a value of a key is stated, in one sentence.
 STATEMENTS = {
     lang: (
         PAIR[lang],
         NEEDLE[lang].replace("{kinds}", NOUNS[lang]["numbers"]),
         *(re.sub("[.。].*", stop, texts[lang][0]).replace("{name}", "{key}") for texts in MANY.values()),
-        RESTATED[lang],
     )
     for lang, stop in (("en", "."), ("zh", "。"))
 }
@@ -85,15 +84,17 @@ class TaskWriter:
         among = word_pool(lang, rng, rng.choice(FEW))
         keys, values = distinct("words", lang, rng, among=among), distinct("numbers", lang, rng)
         pairs = list(islice(zip(keys, values, strict=True), stage.count))
+        stated = {pair: rng.choice(STATEMENTS[lang]).format(key=pair[0], value=pair[1]) for pair in pairs}
         first, seen = pairs.copy(), set()
         ids, supervised = [self.bos], [False]
         while len(ids) < stage.length:
-            key, value = pair = first.pop() if first else rng.choice(pairs)
-            before, after = (JOINTS[lang] + rng.choice(STATEMENTS[lang])).format(key=key, value="|").split("|")
-            encoded, start = self.tokenizer.encode_with_offsets(before + value + after), len(before)
+            pair = first.pop() if first else rng.choice(pairs)
+            sentence = stated[pair] if rng.random() < 0.5 else restate(lang, [(stated[pair], pair[0])])
+            start = len(JOINTS[lang]) + sentence.index(pair[1])
+            encoded = self.tokenizer.encode_with_offsets(JOINTS[lang] + sentence)
             ids += encoded.ids
             supervised += [
-                pair in seen and last > start and begin < start + len(value) for begin, last in encoded.offsets
+                pair in seen and last > start and begin < start + len(pair[1]) for begin, last in encoded.offsets
             ]
             seen.add(pair)
         return TokenRow(ids[: stage.length], supervised[: stage.length])
@@ -188,5 +189,5 @@ def undivided_words(lang: str) -> list[str]:
     """Chinese keys' words, and what stands between a key and its value, which English says in two or three tokens."""
     if lang != "zh":
         return []
-    between = [re.split("{key}|{value}", statement)[1] for statement in STATEMENTS[lang][:-1]]
+    between = [re.split("{key}|{value}", statement)[1] for statement in STATEMENTS[lang]]
     return list(dict.fromkeys((*between, *(word for words in adjectives_and_nouns(lang) for word in words))))

@@ -46,14 +46,18 @@ def test_a_language_is_needed() -> None:
         next(chat_rows("kv", tokens=800, count=1, languages=()))
 
 
+SENTENCES = {"form": "sentence", "keys": "words"}
+
+
 def test_answers_restate_what_was_asked() -> None:
-    for task, options in (("passkey", {}), ("number", {}), ("kv", {}), ("needle", {"values": 2, "queries": 2})):
+    for task, options in (("passkey", {}), ("number", {}), ("kv", SENTENCES), ("needle", {"values": 2, "queries": 2})):
         for row in chat_rows(task, tokens=900, count=2, languages=("en", "zh"), options=options, restated=True):
             user, assistant = (message["content"] for message in row["messages"])
             context, _, question = user.rpartition("\n")
-            said = re.findall(r"(?:(?:For|要说那)\s?(.+?)(?: it is |是))?([0-9a-f-]{5,})[.。]", assistant)
+            said = re.findall(r"(?:It says |据载)(.+?)([0-9a-f-]{5,})[.。]", assistant)
             assert len(said) == (4 if task == "needle" else 1)
-            assert all(key in question and value in context for key, value in said)
-            assert [bool(key) for key, _ in said] == [task in ("kv", "needle")] * len(said)
+            # What is said stands in the text word for word, and the key at its beginning in the question.
+            assert all(stated + value in context for stated, value in said)
+            assert all(question.count(re.match("[a-z-]+|.{4}", stated)[0]) == 1 for stated, _ in said)  # type: ignore[index]
     with pytest.raises(ValueError, match="vt has no answers that restate"):
         next(chat_rows("vt", tokens=800, count=1, languages=("en",), restated=True))

@@ -62,8 +62,9 @@ def write(
     for place in even_places(questions, rng):
         index = int(place * len(pairs))
         (key, value, pair), start = pairs[index], starts[index]
+        stated = PAIR[lang].format(key=key, value=value)
         spans = ((start, start + len(pair)),)
-        depth, restated = start / len(text), restate(lang, [(key, value)])
+        depth, restated = start / len(text), restate(lang, [(stated, key)])
         asked.append(Asked(QUESTION[lang].format(key=key), (value,), "all", spans, depth, restated))
     return Sample(text, tuple(asked), lang)
 

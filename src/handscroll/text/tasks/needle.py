@@ -99,7 +99,8 @@ def write(
         depth = min(spans)[0] / len(laid.text)
         question = _question(lang, options, asked_keys[number])
         answers = tuple(value for _, value in group)
-        asked.append(Asked(question, answers, "all", spans, depth, restate(lang, group)))
+        stated = [(sentence, key) for sentence, (key, _) in zip((gold[index] for index in mine), group, strict=True)]
+        asked.append(Asked(question, answers, "all", spans, depth, restate(lang, stated)))
     return Sample(laid.text, tuple(asked), lang)
 
 

@@ -111,7 +111,8 @@ def _write(rng: random.Random, tokens: int, lang: str, measure: Measure, what: s
     asked = []
     for gate, value, sentence, start in zip(gates, values, gold, laid.starts, strict=True):
         spans, depth = ((start, start + len(sentence)),), start / len(laid.text)
-        restated = restate(lang, [(gate if len(values) > 1 else "", value)])
+        begins = gate if len(values) > 1 else statement.partition("{value}")[0].removeprefix("The ")
+        restated = restate(lang, [(sentence, begins)])
         asked.append(Asked(question.format(name=gate), (value,), "all", spans, depth, restated))
     return Sample(laid.text, tuple(asked), lang)
 

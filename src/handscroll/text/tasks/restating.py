@@ -1,17 +1,22 @@
-"""Answers in sentences that say again what was asked for.
+"""Answers that quote what states them, from the key on, so that they say again what was asked for.
 
-A small model finds a value by the key right before it, so its reply has to bring the key there first. What stands
-before the key stands before no key in a question or a context, or keys would be copied from there, too.
+A small model finds a value by the tokens right before it: they are the same in such a reply as in the text. What opens
+the reply stands before no key in a question or a context, or keys would be copied from there, too.
 """
 
+import re
 from collections.abc import Sequence
 
-RESTATED = {"en": "For {key} it is {value}.", "zh": "要说那{key}是{value}。"}
-WITHOUT_KEY = {"en": "It is {value}.", "zh": "那是{value}。"}
+OPENING = {"en": "It says ", "zh": "据载"}
 JOINTS = {"en": " ", "zh": ""}
+FIRST_SENTENCE = re.compile("[^.。]*[.。]")
 
 
-def restate(lang: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """A sentence for each pair of key and value; where only one thing could be meant, its key is empty."""
-    said = ((RESTATED if key else WITHOUT_KEY)[lang].format(key=key, value=value) for key, value in pairs)
+def restate(lang: str, statements: Sequence[tuple[str, str]]) -> str:
+    """A sentence for each statement: its first sentence, from where the text that comes with it begins."""
+    said = []
+    for statement, begins in statements:
+        match = FIRST_SENTENCE.match(statement, statement.index(begins))
+        assert match is not None, statement
+        said.append(OPENING[lang] + match[0])
     return JOINTS[lang].join(said)
