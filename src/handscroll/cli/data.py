@@ -106,7 +106,8 @@ def tasks(
             "characters or one Chinese."
         ),
     ] = 4096,
-    count: Annotated[int, typer.Option(help="Rows to write: one context and one question each.")] = 100,
+    count: Annotated[int, typer.Option(help="Rows to write, each with a context of its own.")] = 100,
+    questions: Annotated[int, typer.Option(help="Asked about each context, one turn after the other.")] = 1,
     language: Annotated[str, typer.Option(help="en, zh, or both in turn.")] = "en,zh",
     seed: Annotated[int, typer.Option(help="The same seed gives the same file, byte for byte.")] = 0,
     tokenizer: Annotated[
@@ -154,6 +155,7 @@ def tasks(
         seed=seed,
         measure=measure,
         options=dotted(ctx, "task"),
+        questions=questions,
         restated=restated,
     )
     with showing(people) as display:

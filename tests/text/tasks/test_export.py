@@ -61,3 +61,22 @@ def test_answers_restate_what_was_asked() -> None:
             assert all(question.count(re.match("[a-z-]+|.{4}", stated)[0]) == 1 for stated, _ in said)  # type: ignore[index]
     with pytest.raises(ValueError, match="vt has no answers that restate"):
         next(chat_rows("vt", tokens=800, count=1, languages=("en",), restated=True))
+
+
+def test_further_questions_are_further_turns() -> None:
+    [row] = chat_rows("chronicle", tokens=900, count=1, languages=("zh",), questions=5, restated=True)
+    messages = row["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant"] * 5
+    context, _, question = messages[0]["content"].rpartition("\n")
+    questions = [question, *(message["content"] for message in messages[2::2])]
+    assert len(set(questions)) == 5
+    assert max(map(len, questions)) < 40 < len(context)
+    # Who is asked for stands in the answer, which begins as all answers do.
+    for asked, said in zip(questions, messages[1::2], strict=True):
+        assert said["content"].startswith("要说")
+        name = max(part for part in re.findall("(?=(..))", asked) if part in context and part in said["content"])
+        assert name
+    with pytest.raises(ValueError, match="chronicle has no answers that restate"):
+        next(
+            chat_rows("chronicle", tokens=900, count=1, languages=("en",), restated=True, options={"kind": "two_hops"})
+        )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from handscroll.text.chronicle.document import FILLERS_PER_FACT
 from handscroll.text.chronicle.fillers import filler
 from handscroll.text.chronicle.names import SPLITS, Names
-from handscroll.text.chronicle.relations import RELATIONS, Fact, draw_fact, fact_sentence, question
+from handscroll.text.chronicle.relations import RELATIONS, Fact, answer_sentence, draw_fact, fact_sentence, question
 from handscroll.text.tasks.checks import check_choice
 from handscroll.text.tasks.filling import group_places, plant
 from handscroll.text.tasks.haystack import JOINTS
@@ -59,6 +59,7 @@ class Gold(NamedTuple):
     question: str
     answers: tuple[str, ...]
     wanted: Wanted = "all"
+    restated: str = ""
 
 
 class World:
@@ -80,7 +81,7 @@ class World:
 
 def _one_hop(world: World) -> Gold:
     fact = world.fact(world.rng.choice(list(RELATIONS)), next(world.people))
-    return Gold((fact,), question(fact, world.rng), (fact.answer,))
+    return Gold((fact,), question(fact, world.rng), (fact.answer,), restated=answer_sentence(fact))
 
 
 def _two_hops(world: World) -> Gold:
@@ -169,7 +170,7 @@ def write(
     for gold in golds:
         spans = tuple((start, start + len(sentence)) for start, sentence in islice(placed, len(gold.facts)))
         depth = spans[0][0] / len(laid.text) if spans else None
-        asked.append(Asked(gold.question, gold.answers, gold.wanted, spans, depth))
+        asked.append(Asked(gold.question, gold.answers, gold.wanted, spans, depth, gold.restated))
     return Sample(laid.text, tuple(asked), lang)
 
 

@@ -6,6 +6,7 @@ split, so that a model is measured on others than it has learnt from.
 
 import dataclasses
 import json
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,13 @@ def chat_rows(
     seed: int = 0,
     measure: Measure = estimate_tokens,
     options: Mapping[str, Any] | None = None,
+    questions: int = 1,
     restated: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """One context and one question a row, the languages taking turns. The same arguments give the same rows.
+    """One context a row, the languages taking turns. The same arguments give the same rows.
 
-    `restated` answers are sentences that say what was asked for. ValueError for a task that has none.
+    Further questions about a context are further turns, in any order. `restated` answers are sentences that say what
+    was asked for. ValueError for a task that has none.
     """
     if not languages:
         raise ValueError("no language is given; name one or more, such as en,zh")
@@ -50,17 +53,22 @@ def chat_rows(
             lang=lang,
             seed=f"{seed}/{number}",
             measure=measure,
+            questions=questions,
             options={**split, **(options or {})},
         )
-        asked = sample.asked[0]
-        if restated and not asked.restated:
+        if restated and not all(asked.restated for asked in sample.asked):
             raise ValueError(f"{name} has no answers that restate what was asked: leave `restated` out")
-        yield {
-            "messages": [
-                {"role": "user", "content": f"{sample.context}\n{asked.question}"},
+        turns = random.Random(f"{seed}/{number}").sample(sample.asked, len(sample.asked))
+        messages = [
+            message
+            for asked in turns
+            for message in (
+                {"role": "user", "content": asked.question},
                 {"role": "assistant", "content": asked.restated if restated else answer(asked, lang)},
-            ]
-        }
+            )
+        ]
+        messages[0]["content"] = f"{sample.context}\n{messages[0]['content']}"
+        yield {"messages": messages}
 
 
 def answer(asked: Asked, lang: str) -> str:
