@@ -77,6 +77,25 @@ def test_examples_run_one_after_the_other(run: Run) -> None:
     assert extended.code == 0, extended.err
 
 
+def test_the_lossless_example_runs(run: Run) -> None:
+    written = ["data", "tasks", "--task", "chronicle", "--tokens", "340", "--questions", "6", "--count", "4"]
+    ran = run(*written, "--restated", "--out", "lossless.jsonl")
+    assert ran.code == 0, ran.err
+    new = "model={width: 16, layers: 3, heads: 2, window: 512}"
+    small = [
+        new,
+        "tokenizer={vocab_size: 300}",
+        "train.windows_per_step=2",
+        "train.steps=1",
+        "train.skip_positions=null",
+    ]
+    ran = run("train", str(EXAMPLES / "lossless.yaml"), *small, "out=first")
+    assert ran.code == 0, ran.err
+    ran = run("train", str(EXAMPLES / "lossless.yaml"), "model.from=first/model", "train.steps=1")
+    assert ran.code == 0, ran.err
+    assert handscroll.load("runs/lossless/model").model.config.max_positions == 204_800
+
+
 def test_extend_leaves_a_model_with_a_longer_window(run: Run, tmp_path: Path) -> None:
     ran = run("extend", "model", "--to", "256", "--out", "long", "--position.beta_fast=16")
     assert ran.code == 0, ran.err
