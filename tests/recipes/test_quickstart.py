@@ -360,7 +360,7 @@ def test_tasks_are_in_the_vocabulary_and_in_the_plan(tmp_path: Path) -> None:
     assert len(Tokenizer.load(tmp_path / "run" / "tokenizer").encode(" brave-teacher is 123")) == 4
     stages = json.loads((tmp_path / "run" / "plan.json").read_text(encoding="utf-8"))["stages"]
     assert [stage["tasks"] for stage in stages if stage["length"] == 256] == [1, 1, 1]
-    assert {stage["tasks"] for stage in stages if stage["length"] < 256} == {0}
+    assert {stage["tasks"] for stage in stages if stage["kind"] == "spans"} == {0}
 
 
 def test_folders_of_other_runs_are_refused(events_and_folder: tuple[list[Event], Path], tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_no_word_or_number_falls_into_pieces(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("stage", QUESTIONS, ids=lambda stage: stage.name)
 def test_answers_stand_in_the_window(tokenizer: Tokenizer, stage: Stage) -> None:
-    writer, rng, several = TaskWriter(tokenizer, ["en", "zh"]), random.Random(1), 0
+    writer, rng = TaskWriter(tokenizer, ["en", "zh"]), random.Random(1)
     for _ in range(40):
         row = writer.row(stage, rng)
         assert row.supervised is not None
@@ -46,11 +46,9 @@ def test_answers_stand_in_the_window(tokenizer: Tokenizer, stage: Stage) -> None
         )
         for reply in replies:
             numbers = re.findall(r"\d+", reply)
-            several += len(numbers) > 1
             assert numbers
             assert all(number in context for number in numbers), (reply, context)
             assert re.match("It says [a-z]|据载", reply)
-    assert several
 
 
 @pytest.mark.parametrize("stage", MENTIONS, ids=lambda stage: stage.name)

@@ -38,7 +38,7 @@ TEXT_PREDICTED = 4
 # Every second window of fragments ends with plain text, up to one part in so many: more would crowd questions out.
 LOCAL_SHARE = 4
 # Shorter windows have no room for two questions about a task and its context.
-TASKS_FROM, TASK_SHARE = 256, 0.5
+TASKS_FROM, TASK_SHARE = 256, 0.625
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,8 @@ from handscroll.training import TokenRow
 if TYPE_CHECKING:
     from handscroll.recipes.curriculum import Stage
 
-# About what a question takes, what each of its answers does, and what there must be room for besides.
-QUESTION_TOKENS, ANSWER_TOKENS, LEAST_TOKENS = 18, 14, 48
-# A window has fewer questions that want several answers.
-SEVERAL = 4
+# About what a question takes with its answer, and what there must be room for besides.
+TURN_TOKENS, LEAST_TOKENS = 32, 48
 # Gates have no names where one thing is hidden; a batch that looks across its windows should hold few of them.
 NAMELESS = 0.2
 # Fragments are of a context so many times as long as the window.
@@ -55,15 +53,6 @@ class Turn(NamedTuple):
     asked: Asked
     ids: list[int]
     supervised: list[bool]
-
-
-class Drawn(NamedTuple):
-    """A task with its options, how often something is asked, and how many answers each question has."""
-
-    task: str
-    options: dict[str, Any]
-    asked: int
-    answers: int = 1
 
 
 class TaskWriter:
@@ -101,11 +90,10 @@ class TaskWriter:
 
     def _questions(self, stage: Stage, rng: random.Random) -> TokenRow:
         """A context and questions about it, as many as fit; of fragments the blocks that hold answers, and others."""
-        drawn = _draw(rng.randint(2, max(2, stage.count)), rng)
-        turns_room = drawn.asked * (QUESTION_TOKENS + drawn.answers * ANSWER_TOKENS)
-        room = max(LEAST_TOKENS, stage.length - 1 - turns_room)
+        task, options, asked = _draw(rng.randint(2, max(2, stage.count)), rng)
+        room = max(LEAST_TOKENS, stage.length - 1 - TURN_TOKENS * asked)
         tokens = int(room * rng.uniform(*LONGER)) if stage.fragments else room
-        sample = self._sample(drawn, tokens, rng)
+        sample = self._sample(task, options, asked, tokens, rng)
         encoded = self.tokenizer.encode_with_offsets(sample.context)
         size = stage.length // BLOCKS_PER_WINDOW
         blocks = cut([[each] for each in encoded.ids], size, rng) if stage.fragments else _whole(encoded.ids)
@@ -130,15 +118,15 @@ class TaskWriter:
             supervised += turn.supervised
         return TokenRow(ids, supervised)
 
-    def _sample(self, drawn: Drawn, tokens: int, rng: random.Random) -> Sample:
+    def _sample(self, task: str, options: dict[str, Any], asked: int, tokens: int, rng: random.Random) -> Sample:
         return write_sample(
-            drawn.task,
+            task,
             tokens=tokens,
             lang=rng.choice(self.languages),
             seed=rng.getrandbits(64),
             measure=lambda text: len(self.tokenizer.encode(text)),
-            questions=drawn.asked,
-            options=drawn.options,
+            questions=asked,
+            options=options,
         )
 
     def _turn(self, asked: Asked) -> Turn:
@@ -147,18 +135,14 @@ class TaskWriter:
         return Turn(asked, prompt + reply, [False] * len(prompt) + [True] * len(reply))
 
 
-def _draw(asked: int, rng: random.Random) -> Drawn:
-    """One of the tasks. Several questions are mostly asked, so that keys and numbers belong to gates with names."""
-    task, pool = rng.choice(("passkey", "number", "kv", "kv", "needle", "needle", "several")), rng.choice(POOLS)
+def _draw(asked: int, rng: random.Random) -> tuple[str, dict[str, Any], int]:
+    """A task, its options, and how often something is asked: mostly several times, of keys that belong to gates."""
+    task, pool = rng.choice(("passkey", "number", "kv", "kv", "needle", "needle")), rng.choice(POOLS)
     if task == "kv":
-        return Drawn(task, SENTENCES | {"pool": pool}, asked)
+        return task, SENTENCES | {"pool": pool}, asked
     if task == "needle":
-        options = {"haystack": rng.choice(HAYSTACKS), "keys": asked + rng.randint(0, 2), "pool": pool}
-        return Drawn(task, options, asked)
-    if task == "several":
-        options = {"haystack": rng.choice(HAYSTACKS[:2]), rng.choice(("values", "queries")): SEVERAL, "pool": pool}
-        return Drawn("needle", options, max(1, asked // SEVERAL), SEVERAL)
-    return Drawn(task, {}, 1 if rng.random() < NAMELESS else asked)
+        return task, {"haystack": rng.choice(HAYSTACKS), "keys": asked + rng.randint(0, 2), "pool": pool}, asked
+    return task, {}, 1 if rng.random() < NAMELESS else asked
 
 
 def _whole(ids: Sequence[int]) -> Blocks:
@@ -177,10 +161,9 @@ def task_texts(languages: Sequence[str], count: int = 100) -> Iterator[str]:
             yield from (f" {word}" for word in words.adjectives)
             yield from (f"-{word}" for word in words.nouns)
         for _ in range(count):
-            drawn, seed = _draw(2, rng), rng.getrandbits(64)
-            sample = write_sample(
-                drawn.task, tokens=300, lang=lang, seed=seed, questions=drawn.asked, options=drawn.options
-            )
+            task, options, asked = _draw(2, rng)
+            seed = rng.getrandbits(64)
+            sample = write_sample(task, tokens=300, lang=lang, seed=seed, questions=asked, options=options)
             yield sample.context
             yield from (text for each in sample.asked for text in (each.question, each.restated))
 
