@@ -176,6 +176,61 @@ def test_eval_prints_json_and_takes_policies_with_options(run: Run) -> None:
     assert "full: reading: 100 of 100 tokens" in ran.err
 
 
+def test_eval_of_several_suites_and_lengths_writes_a_folder_and_goes_on(run: Run, tmp_path: Path) -> None:
+    command = ["eval", "model", "--suite", "passkey,perplexity", "--lengths", "1k,600", "--language", "en"]
+    command += ["--policies", "full,sliding_window", "--questions", "2", "--suite.max_new_tokens=2", "--out", "longer"]
+    command += ["--suite.full_limit=700"]
+    ran = run(*command)
+    assert ran.code == 0, ran.err
+    for shown in ("passkey en", "1,024", "not read: over full_limit=700", "Perplexity", "Cost of a reading"):
+        assert shown in ran.out
+    written = json.loads((tmp_path / "longer" / "results.json").read_text(encoding="utf-8"))
+    assert {row["length"] for row in written["records"]} == {1024, 600}
+    assert {path.name for path in (tmp_path / "longer").iterdir()} == {
+        "results.json",
+        "index.html",
+        "heat-passkey.svg",
+        "quality-passkey.svg",
+    }
+    again = run(*command, "--json")
+    result = json.loads(again.out)
+    assert result["records"] == written["records"]
+    assert "holds 8 of 8 results" in again.err
+    other = run(*command, "--seed", "1")
+    assert other.code == 2
+    assert "another --out" in other.err
+
+
+def test_eval_of_one_suite_of_tasks_shows_its_table(run: Run) -> None:
+    ran = run(
+        *("eval", "model", "--suite", "qa", "--tokens", "700", "--policies", "sliding_window", "--json"),
+        *("--language", "zh", "--questions", "1", "--suite.max_new_tokens=2"),
+    )
+    assert ran.code == 0, ran.err
+    rows = json.loads(ran.out)["rows"]
+    kinds = ("one_hop", "two_hops", "aggregation", "time_order", "unanswerable")
+    assert [row["task"] for row in rows] == [f"qa: {kind} zh" for kind in kinds]
+    assert all(row["seconds reading"] > 0 and row["device MB"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--tokens", "5", "--lengths", "5"], "--lengths are several"),
+        (["--lengths", "4x"], "the length '4x' is not understood"),
+        (["--lengths", ""], "lengths are []"),
+        (["--suite", "recall,iq"], "unknown suite 'iq'"),
+        (["--suite", "kv,qa", "--suite.promt=with"], "no suite has the option 'promt'"),
+        (["--suite", "kv", "--suite.prompt=during"], "prompt='during'"),
+        (["--tokens", "0"], "tokens=0"),
+    ],
+)
+def test_eval_names_mistakes(run: Run, options: list[str], told: str) -> None:
+    ran = run("eval", "model", *options)
+    assert ran.code == 2
+    assert told in ran.err
+
+
 def test_chronicle_is_written(run: Run, tmp_path: Path) -> None:
     ran = run("data", "chronicle", "--tokens", "900", "--seed", "7", "--language", "zh", "--out", "world", "--json")
     result = json.loads(ran.out)
@@ -301,3 +356,7 @@ def test_an_interruption_says_how_to_go_on(run: Run, recipe: Path, monkeypatch: 
         assert ran.code == 130
         assert ran.err == "handscroll: interrupted; the same command with --resume goes on\n"
     assert run(*extend).err == "handscroll: interrupted\n"
+    monkeypatch.setattr("handscroll.recipes.evaluate.evaluate", interrupted)
+    battery = ["eval", "model", "--suite", "kv", "--lengths", "600"]
+    assert run(*battery, "--out", "longer").err == "handscroll: interrupted; the same command goes on\n"
+    assert run(*battery).err == "handscroll: interrupted\n"

@@ -14,7 +14,8 @@ from handscroll.kvcache.block_selection import claims
 from handscroll.kvcache.layered import PerForward
 from handscroll.kvcache.store import BlockStore
 from handscroll.model import Capture, Layout, ModelConfig, RopeOptions, Transformer
-from handscroll.model.position import LongRopeOptions, Position, Rotation, YarnOptions, make_position
+from handscroll.model.config import PositionOptions
+from handscroll.model.position import AlibiOptions, LongRopeOptions, Position, Rotation, YarnOptions, make_position
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
 CONFIG = ModelConfig(97, 32, 1, HEADS, KV_HEADS, WIDTH, 32, 64)
@@ -149,7 +150,9 @@ class Reference:
                 keys_SD = self.position.rotate(self.key_KSD[kv_head, indices][None, None], places)[0, 0]
                 place = type(places)(places.cosine[-1:], places.sine[-1:])
                 query_D = self.position.rotate(query_HTD[head, offset][None, None, None], place)[0, 0, 0]
-                weights_S = (keys_SD @ query_D / math.sqrt(WIDTH)).softmax(0)
+                scores_S = keys_SD @ query_D / math.sqrt(WIDTH)
+                bias_H1S = self.position.bias(torch.tensor([len(indices) - 1]), torch.arange(len(indices)))
+                weights_S = (scores_S if bias_H1S is None else scores_S + bias_H1S[head, 0]).softmax(0)
                 self.received_KS[kv_head, indices] += weights_S
                 out_HTD[head, offset] = weights_S @ self.value_KSD[kv_head, indices]
         return out_HTD
@@ -160,12 +163,13 @@ POSITIONS = [
     RopeOptions(),
     YarnOptions(factor=8.0, original_max_positions=16),
     LongRopeOptions(short_factor=(1.0,) * 4, long_factor=(1.0, 2.0, 3.0, 4.0), original_max_positions=20),
+    AlibiOptions(),
 ]
 
 
 @pytest.mark.parametrize("representative", ["key_norm", "key_contrast", "attended", "mean", "all"])
-@pytest.mark.parametrize("options", POSITIONS, ids=["rope", "yarn", "longrope"])
-def test_equals_the_slow_reference(options: RopeOptions, representative: str) -> None:
+@pytest.mark.parametrize("options", POSITIONS, ids=["rope", "yarn", "longrope", "alibi"])
+def test_equals_the_slow_reference(options: PositionOptions, representative: str) -> None:
     policy = dataclasses.replace(POLICY, representative=representative)
     shared, position = PerForward(), make_position(dataclasses.replace(CONFIG, position=options))
     layer = BlockLayer(policy, Sizes.of(policy, 64), position, BlockStore(), 1, shared)

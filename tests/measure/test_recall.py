@@ -8,7 +8,7 @@ import torch
 from handscroll.generation import Emitted
 from handscroll.kvcache import POLICIES, make_policy
 from handscroll.kvcache.block_memory import BlockMemoryCache
-from handscroll.measure import recall
+from handscroll.measure import asking
 from handscroll.measure.probes import Probe
 from handscroll.measure.reading import read_document
 from handscroll.measure.recall import Outcome, ask, normalize, recall_grid
@@ -44,7 +44,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> Callable[
                 for place, token in enumerate(ids):
                     yield Emitted(row, token, place == len(ids) - 1)
 
-        monkeypatch.setattr(recall, "generate", generate)
+        monkeypatch.setattr(asking, "generate", generate)
 
     return install
 

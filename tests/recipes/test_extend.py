@@ -55,7 +55,7 @@ def run(*arguments: Any, **options: Any) -> list[Event]:
     return [*extend(*arguments, **options)]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "dynamic_alibi"])
 @torch.no_grad()
 def test_transformers_reads_what_is_written(method: str, folder: Path, tmp_path: Path) -> None:
     """The same logits within the old window and past it; not one bit of a weight has changed."""

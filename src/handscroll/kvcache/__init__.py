@@ -7,7 +7,8 @@ unrotated queries, keys and values to it and reads what comes back. A variant is
 To add a policy:
 1. write `kvcache/NAME.py`: a frozen dataclass of options with `chunk_invariant` and `start`, and a `LayerCache`;
 2. rotate keys at insertion where nothing moves, at use where keys move or `position.depends_on_length`: then for the
-   length of what is attended to; decide visibility by index alone;
+   length of what is attended to; where `position.adds_bias`, attend with its bias between the same positions; decide
+   visibility by index alone;
 3. add one line to `POLICIES` below;
 4. the contract tests in `tests/kvcache/` run over every entry of the dict by themselves.
 """

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from handscroll.kernels.attention import additive
 from handscroll.kvcache.block_selection import add_claims
 from handscroll.kvcache.block_slots import Buffers, Row
 from handscroll.kvcache.layered import LayerCache, PerForward, attend
@@ -120,11 +121,12 @@ class BlockLayer(LayerCache):
         state.length += query_HTD.shape[1]
         last = state.filled(self.sizes)
         self._fill(row, first, key_KTD, value_KTD)
+        visible_TS = torch.ones(last - first, last, dtype=torch.bool, device=key_KTD.device).tril(first)
         out_1HTD, weights_1HTS = attend(
             self.position.rotate(query_HTD[None], self._rotation_at(first, last)),
             buffers.rotated_BKAD[row : row + 1, :, :last],
             buffers.value_BKAD[row : row + 1, :, :last],
-            torch.ones(last - first, last, dtype=torch.bool, device=key_KTD.device).tril(first),
+            self._with_bias(visible_TS, [range(first, last)], last),
             False,
             layout.capture.weights or self.needs_weights,
         )
@@ -154,6 +156,7 @@ class BlockLayer(LayerCache):
             slots_B = torch.tensor(slots, device=buffers.device)
             rotation = Rotation(*(table[slots_B][:, None] for table in self.rotation))
             mask = (torch.arange(used, device=buffers.device) <= slots_B[:, None])[:, None, None]
+        mask = self._with_bias(mask, [[slot] for slot in slots], used)
         buffers.write_one(slots, key_BK1D, self.position.rotate(key_BK1D, rotation), value_BK1D)
         attended = attend(
             self.position.rotate(query_BH1D, rotation),
@@ -224,6 +227,14 @@ class BlockLayer(LayerCache):
         rotation = self._rotation_at(first, first + key_KSD.shape[1])
         self.buffers.write(row, first, key_KSD, self.position.rotate(key_KSD[None], rotation)[0], value_KSD)
 
+    def _with_bias(self, mask: Tensor | None, slots: Sequence[Sequence[int]], used: int) -> Tensor | None:
+        """What the queries in each row's `slots` see of the first `used` ones, as the kernel takes it."""
+        if not self.position.adds_bias:
+            return mask
+        query_BT = torch.tensor([[*row] for row in slots], device=self.buffers.device)
+        keys_S, attended = torch.arange(used, device=query_BT.device), torch.tensor(self.sizes.attended)
+        return additive(self.position.bias(query_BT, keys_S, attended), mask, False)
+
     def _rotation_at(self, first: int, last: int) -> Rotation:
         return Rotation(self.rotation.cosine[first:last], self.rotation.sine[first:last])
 
@@ -232,7 +243,8 @@ class BlockLayer(LayerCache):
         """The mean of the rotations from each slot of a retrieved block to the last slot of a full window.
 
         A query turned by it and an unrotated key have, in one product, the mean score that the key would get in those
-        slots: what RoPE turns many times within the window cancels out, what it hardly turns counts.
+        slots: what RoPE turns many times within the window cancels out, what it hardly turns counts. A bias by distance
+        is left out: it belongs to the slots, is the same whichever blocks are laid there, and drops out of a softmax.
         """
         nearest = self.sizes.window + self.sizes.tile
         distances = slice(nearest, nearest + self.sizes.blocks * self.sizes.block)

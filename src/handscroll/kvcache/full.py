@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from handscroll.kernels.attention import additive
 from handscroll.kernels.piecewise import Piece, attention_over
 from handscroll.kvcache.layered import LayerCache, LayeredCache, PerForward, attend
 from handscroll.kvcache.store import TokenStore
@@ -93,15 +94,21 @@ class FullLayer(LayerCache):
         assert self.store.key_BKSD is not None and self.store.value_BKSD is not None
         used = self.store.used
         key_BKSD = self.store.key_BKSD[:, :, :used]
+
+        def index_BS() -> Tensor:
+            return self.store.index_BS(query_BHTD.device)
+
         if self.rotates_at_use:
-            device = key_BKSD.device
-            slots = self.shared.get(layout, "slots", lambda: self.slot_rotation(layout, self.store.index_BS(device)))
+            slots = self.shared.get(layout, "slots", lambda: self.slot_rotation(layout, index_BS()))
             key_BKSD = self.position.rotate(key_BKSD, slots)
         causal, mask = self._is_plain(query_layout), None
         sees_all = query_layout.is_uniform and query_BHTD.shape[2] == 1 and self.sees_all(used)
-        if not causal and not sees_all:
+        if not sees_all and not (causal and not self.position.adds_bias):
+            mask = self.shared.get(query_layout, "mask", lambda: self.visible(query_layout, index_BS()))
+        if self.position.adds_bias:
+            visible_B1TS, causal = mask, False
             mask = self.shared.get(
-                query_layout, "mask", lambda: self.visible(query_layout, self.store.index_BS(query_BHTD.device))
+                query_layout, "bias", lambda: self.with_bias(visible_B1TS, layout, query_layout, index_BS())
             )
         value_BKSD = self.store.value_BKSD[:, :, :used]
         return attend(query_BHTD, key_BKSD, value_BKSD, mask, causal, layout.capture.weights)
@@ -121,11 +128,19 @@ class FullLayer(LayerCache):
                 key_BKSD = self.position.rotate(key_BKSD, self.slot_rotation(layout, held.index_BS()))
             if not (sees_all and query_layout.starts is not None and held.is_past(query_layout.starts)):
                 mask = self.visible(query_layout, held.index_BS())
+            if self.position.adds_bias:
+                mask = self.with_bias(mask, layout, query_layout, held.index_BS())
             yield Piece(key_BKSD, held.value_BKSD, mask)
 
     def rotation(self, layout: Layout, positions: Tensor) -> Rotation:
         """That of some positions in the layout's texts."""
         return self.position.rotation(positions, self.text_lengths(layout) if self.position.depends_on_length else None)
+
+    def with_bias(self, mask: Tensor | None, text: Layout, asking: Layout, index_BS: Tensor) -> Tensor:
+        """The mask of slots for the tokens `asking` in a `text`, and what they lose by distance, in one."""
+        lengths = self.text_lengths(text) if self.position.depends_on_length else None
+        slots_BS = self.slot_positions(text, index_BS)
+        return additive(self.position.bias(asking.positions_BTP[..., 0], slots_BS, lengths), mask, False)
 
     def slot_rotation(self, layout: Layout, index_BS: Tensor) -> Rotation:
         """That of the keys in slots, as they turn in the layout's texts."""

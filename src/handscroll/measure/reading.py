@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -20,6 +20,8 @@ from handscroll.generation.engine import CHUNK
 from handscroll.kvcache import Policy
 from handscroll.measure.likelihood import NextToken, PositionCurve
 from handscroll.model import Cache, Transformer
+
+Item = TypeVar("Item")
 
 RECENT_CHUNKS = 8
 
@@ -127,3 +129,14 @@ class Watch:
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+def timed(steps: Iterator[Item], device: torch.device) -> Iterator[tuple[float, Item]]:
+    """Each item with the seconds that it took to come; what the caller does in between is not counted."""
+    while True:
+        watch = Watch(device)
+        try:
+            step = next(steps)
+        except StopIteration:
+            return
+        yield watch.stop()[0], step

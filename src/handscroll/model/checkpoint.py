@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from handscroll.model.config import ModelConfig
-from handscroll.model.families import FAMILIES, Family, Source, family_for, family_of
+from handscroll.model.families import Family, Source, family_for, family_of
 from handscroll.model.footprint import require
 from handscroll.model.transformer import Transformer
 from handscroll.model.weight_files import (
@@ -83,7 +83,7 @@ def load_model(
     with torch.device("meta"):
         model = Transformer(config, seed=None)
     names = {family.file_name(name): name for name in model.state_dict()}
-    tensors = read_weights(folder)
+    tensors = family.unpack(read_weights(folder), config)
     extra = {name: tensors.pop(name) for name in list(tensors) if re.search(family.ignored, name)}
     tied_head = _take_tied_head(folder, family, config, tensors)
     _check_tensors(folder, {name: model.get_parameter(own) for name, own in names.items()}, tensors)
@@ -96,7 +96,7 @@ def load_model(
     )
     state = {own: tensors.pop(name).to(device=device, dtype=dtype) for name, own in names.items()}
     model.load_state_dict(state, assign=True)
-    model.source = Source(family.model_type, source_config, source_dtype, tied_head, extra)
+    model.source = Source(source_config, source_dtype, tied_head, extra)
     return model
 
 
@@ -114,7 +114,7 @@ def save_model(
     Raises ValueError where no family can express the model or the folder can't be written.
     """
     source = model.source
-    family = family_for(model.config) if source is None else FAMILIES[source.family]
+    family = family_for(model.config) if source is None else family_of(source.config)
     config = family.write(model.config, None if source is None else source.config)
     dtype = model.embedding.weight.dtype
     if source is None or source.dtype != dtype:
@@ -122,6 +122,7 @@ def save_model(
         config["dtype" if "dtype" in config else "torch_dtype"] = _named([dtype])
     config.update(extra_config or {})
     tensors = {family.file_name(name): tensor for name, tensor in model.state_dict().items()}
+    tensors = family.pack(tensors, model.config)
     if source is not None:
         tensors |= source.extra_tensors
         if source.stores_tied_head and model.config.tied_embeddings:
