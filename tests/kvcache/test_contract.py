@@ -2,6 +2,7 @@
 
 import gc
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -178,6 +179,18 @@ def test_forks_of_a_long_text_do_not_disturb_each_other(variant: str, model: Tra
         close(together[row], alone[0])
 
 
+def test_what_was_read_in_inference_mode_goes_on_outside_of_it(
+    variant: str, model: Transformer, tokens_BT: Tensor
+) -> None:
+    cache = start(variant, model, 3)
+    with torch.inference_mode():
+        model(tokens_BT[:, :70], cache=cache)
+        fork = cache.select([0, 1, 2])
+    for each in (cache, fork):
+        close(model(tokens_BT[:, 70:73], cache=each), model(tokens_BT[:, :73])[:, 70:])
+        cache.truncate([60] * 3)
+
+
 def test_bytes_reported_are_the_bytes_held(variant: str, model: Transformer) -> None:
     def tensor_bytes(thing: object, seen: set[int]) -> int:
         """Bytes of every tensor storage that is reachable from a cache but not from the model or its rotations."""
@@ -190,6 +203,8 @@ def test_bytes_reported_are_the_bytes_held(variant: str, model: Transformer) -> 
             seen.add(id(item))
             if isinstance(item, Tensor):
                 total += item.untyped_storage().nbytes()
+            elif isinstance(item, np.ndarray):
+                total += item.nbytes
             elif not isinstance(item, type):
                 stack.extend(gc.get_referents(item))
         return total

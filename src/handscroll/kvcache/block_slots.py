@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from handscroll.kvcache.places import lasting
 from handscroll.kvcache.store import ArchivedBlocks, nbytes
 
 if TYPE_CHECKING:
@@ -88,8 +89,9 @@ class Buffers:
     @classmethod
     def empty(cls, like_BKTD: Tensor, slots: int) -> Buffers:
         batch, heads, _, width = like_BKTD.shape
-        key, rotated, value = (like_BKTD.new_zeros(batch, heads, slots, width) for _ in range(3))
-        return cls(key, rotated, value, like_BKTD.new_zeros(batch, heads, slots))
+        with lasting():
+            key, rotated, value = (like_BKTD.new_zeros(batch, heads, slots, width) for _ in range(3))
+            return cls(key, rotated, value, like_BKTD.new_zeros(batch, heads, slots))
 
     @property
     def device(self) -> torch.device:
@@ -129,7 +131,8 @@ class Buffers:
         )
 
     def select(self, rows_B: Tensor) -> Buffers:
-        return Buffers(*(buffer.index_select(0, rows_B) for buffer in vars(self).values()))
+        with lasting():
+            return Buffers(*(buffer.index_select(0, rows_B) for buffer in vars(self).values()))
 
     def nbytes(self) -> int:
         return nbytes(*vars(self).values())

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from handscroll.kvcache.blocks import Blocks, Plain
-from handscroll.kvcache.places import Place
+from handscroll.kvcache.places import Place, lasting
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Bytes
 
@@ -144,8 +145,9 @@ class TokenStore:
         chosen.lengths = [self.lengths[row] for row in rows]
         if self.key_BKSD is not None and self.value_BKSD is not None and rows:
             rows_B = torch.tensor(rows, device=self.key_BKSD.device)
-            chosen.key_BKSD = self.key_BKSD[:, :, : self.used].index_select(0, rows_B)
-            chosen.value_BKSD = self.value_BKSD[:, :, : self.used].index_select(0, rows_B)
+            with lasting():
+                chosen.key_BKSD = self.key_BKSD[:, :, : self.used].index_select(0, rows_B)
+                chosen.value_BKSD = self.value_BKSD[:, :, : self.used].index_select(0, rows_B)
         return chosen
 
     def bytes(self) -> Bytes:
@@ -154,9 +156,10 @@ class TokenStore:
     def trim(self) -> None:
         """Gives back room that is more than twice what is in use (mutates)."""
         if self.key_BKSD is not None and self.value_BKSD is not None and self.key_BKSD.shape[2] > 2 * self.used:
-            self.key_BKSD, self.value_BKSD = (
-                buffer_BKSD[:, :, : self.used].clone() for buffer_BKSD in (self.key_BKSD, self.value_BKSD)
-            )
+            with lasting():
+                self.key_BKSD, self.value_BKSD = (
+                    buffer_BKSD[:, :, : self.used].clone() for buffer_BKSD in (self.key_BKSD, self.value_BKSD)
+                )
 
     def reserve(self, slots: int, like_BKTD: Tensor) -> None:
         """Makes room for so many slots of a row (mutates)."""
@@ -166,8 +169,9 @@ class TokenStore:
         room = max(slots, 2 * held if self.limit is None else min(2 * held, self.limit))
         batch, heads, _, width = like_BKTD.shape
         for name in ("key_BKSD", "value_BKSD"):
-            # Zeros, not empty: a masked slot still meets the softmax's zero weight, and 0 * NaN is NaN.
-            grown = like_BKTD.new_zeros(batch, heads, room, width)
+            with lasting():
+                # Zeros, not empty: a masked slot still meets the softmax's zero weight, and 0 * NaN is NaN.
+                grown = like_BKTD.new_zeros(batch, heads, room, width)
             if held:
                 grown[:, :, :held] = getattr(self, name)
             setattr(self, name, grown)
@@ -187,7 +191,7 @@ class Archive:
         self.blocks = blocks
         self.count = 0
         self.free: set[int] = set()
-        self.owners_N = torch.zeros(0, dtype=torch.int32)
+        self.owners_N = np.zeros(0, dtype=np.int32)
 
     def add(self, key_NKLD: Tensor, value_NKLD: Tensor) -> Tensor:
         """The numbers of these blocks, free places first (mutates); somebody must `own` them at once."""
@@ -197,26 +201,27 @@ class Archive:
         self.blocks.reserve(last, key_NKLD)
         self.blocks.write(numbers_N, key_NKLD, value_NKLD)
         if last > len(self.owners_N):
-            self.owners_N = torch.cat((self.owners_N, self.owners_N.new_zeros(max(last, 64))))
+            self.owners_N = np.concatenate((self.owners_N, np.zeros_like(self.owners_N, shape=max(last, 64))))
         self.free.difference_update(again)
         self.count = last
         return numbers_N
 
     def own(self, numbers_N: Tensor) -> ArchivedBlocks:
         """Keeps these blocks for as long as what is returned lives (mutates); others may own them as well."""
-        self.owners_N[numbers_N] += 1
+        self.owners_N[numbers_N.numpy()] += 1
         blocks = ArchivedBlocks(numbers_N)
         weakref.finalize(blocks, self._release, numbers_N).atexit = False
         return blocks
 
     def bytes(self) -> Bytes:
-        held, owners = self.blocks.nbytes(), nbytes(self.owners_N)
+        held, owners = self.blocks.nbytes(), self.owners_N.nbytes
         return Bytes(held, owners) if self.blocks.on_device else Bytes(0, held + owners)
 
     def _release(self, numbers_N: Tensor) -> None:
         """One owner less (mutates). Places without any are free, those at the end are given up."""
-        self.owners_N[numbers_N] -= 1
-        self.free.update(numbers_N[self.owners_N[numbers_N] == 0].tolist())
+        numbers = numbers_N.numpy()
+        self.owners_N[numbers] -= 1
+        self.free.update(numbers[self.owners_N[numbers] == 0].tolist())
         while self.count - 1 in self.free:
             self.count -= 1
             self.free.remove(self.count)
@@ -262,7 +267,8 @@ class BlockStore(Archive):
         if blocks <= held:
             return
         heads, _, number, width = representative_KNRD.shape
-        grown = representative_KNRD.new_empty(heads, max(blocks, 2 * held), number, width)
+        with lasting():
+            grown = representative_KNRD.new_empty(heads, max(blocks, 2 * held), number, width)
         if self.representative_KNRD is not None:
             grown[:, :held] = self.representative_KNRD
         self.representative_KNRD = grown
