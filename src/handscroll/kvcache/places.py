@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 def lasting() -> torch.inference_mode:
-    """Where tensors are made that outlive a forward: what is made in inference mode can't be written to outside of it."""
+    """Where tensors are made that outlive a forward: those made in inference mode can't be written to outside of it."""
     return torch.inference_mode(mode=False)
 
 
