@@ -23,6 +23,7 @@ from torch import Tensor
 from handscroll.kvcache import make_policy
 from handscroll.kvcache.full import FullLayer
 from handscroll.model import Cache, Layout, ModelConfig, Transformer, load_model, save_model
+from handscroll.model.checkpoint import lay_by_columns
 
 WINDOW, CHUNK = 4096, 4096
 POLICIES: dict[str, Any] = {
@@ -66,6 +67,7 @@ def filled(model: Transformer, policy: Any, length: int) -> Cache:
 
 def ours(folder: Path, policy: Any, length: int, new_tokens: int) -> Callable[[], list[Run]]:
     model = load_model(folder).eval()
+    lay_by_columns(model)
     with torch.inference_mode():
         cache = filled(model, policy, length)
 
