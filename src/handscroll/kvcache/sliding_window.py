@@ -21,7 +21,6 @@ from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended
 from handscroll.model.position import Position
 
-
 # Queries that are answered at a time are no fewer than this.
 SPAN = 64
 
