@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from handscroll.kvcache.block_index import BlockIndex
 from handscroll.model.layout import Layout
 
 
@@ -121,10 +122,11 @@ class BlockStore:
     """Archived blocks, unrotated, each with its representatives. A block's number is its place, and it never moves.
 
     Places of blocks that nobody owns any more are used again. On a GPU the blocks wait in host memory and their
-    representatives, which every selection reads, on the device.
+    representatives, which selections read, on the device. An `index`, where there is one, finds a few of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, index: BlockIndex | None = None) -> None:
+        self.index = index
         self.count = 0
         self.free: set[int] = set()
         self.key_NKLD: Tensor | None = None
@@ -148,6 +150,8 @@ class BlockStore:
         self.key_NKLD[numbers_N] = key_NKLD.to(self.key_NKLD.device)
         self.value_NKLD[numbers_N] = value_NKLD.to(self.value_NKLD.device)
         self.representative_KNRD[:, numbers_N.to(representative_KNRD.device)] = representative_KNRD
+        if self.index is not None:
+            self.index.written(numbers)
         self.free.difference_update(again)
         self.count = last
         blocks = ArchivedBlocks(numbers_N)
@@ -168,7 +172,8 @@ class BlockStore:
         return nbytes(*(blocks for blocks in (self.key_NKLD, self.value_NKLD) if blocks is not None))
 
     def device_bytes(self) -> int:
-        return 0 if self.representative_KNRD is None else nbytes(self.representative_KNRD)
+        index = 0 if self.index is None else self.index.nbytes()
+        return index + (0 if self.representative_KNRD is None else nbytes(self.representative_KNRD))
 
     def _release(self, numbers: Sequence[int]) -> None:
         """Nobody owns these blocks any more (mutates): their places are free, those at the end are given up."""
