@@ -26,7 +26,7 @@ from torch import Tensor
 # Places that are sorted together: a list's members in a segment stand side by side.
 SEGMENT = 1024
 # Representatives of a kv head from which on lists pay.
-FEWEST = 1 << 15
+FEWEST = 1 << 16
 # Lists are learnt anew when there are so many times as many representatives as the last time.
 GROWTH = 4
 # For each centroid so many representatives are looked at while learning, so many times.
