@@ -187,6 +187,27 @@ def test_equals_the_slow_reference(options: PositionOptions, representative: str
     assert layer.trace(0) == starts
 
 
+def test_where_more_of_the_text_follows_a_forward_its_last_tile_does_not_choose() -> None:
+    """What follows chooses for itself, and reads the same as when the first forward did choose at its end."""
+    generator = torch.Generator().manual_seed(0)
+    query_1HTD = torch.randn(1, HEADS, 300, WIDTH, generator=generator)
+    key_1KTD, value_1KTD = torch.randn(2, 1, KV_HEADS, 300, WIDTH, generator=generator)
+    outs, chosen_at = [], []
+    for total in (192, 300):
+        layer = BlockLayer(POLICY, Sizes.of(POLICY, 64), SLOW, BlockStore(), 1, PerForward())
+        for first, last in ((0, 192), (192, 300)):
+            layout = Layout.rows([last - first], [first], totals=[max(last, total)])
+            parts = (whole[:, :, first:last] for whole in (query_1HTD, key_1KTD, value_1KTD))
+            attended = layer.attend(*parts, layout)
+            chosen_at.append(layer.rows[0].selected_at)
+        outs.append(attended.out_BHTD)
+    # Tiles of 8 tokens; while reading, blocks are chosen at least once in 24.
+    assert chosen_at[0] == 184
+    assert chosen_at[2] == 168
+    assert chosen_at[1] == chosen_at[3] == 296
+    torch.testing.assert_close(outs[0], outs[1])
+
+
 def test_never_attends_to_more_than_it_says(model: Transformer) -> None:
     cache = BlockMemory().start(model.config, model.position, 1)
     model.hidden(torch.zeros(1, 1000, dtype=torch.int64), cache=cache)

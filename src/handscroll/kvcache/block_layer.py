@@ -2,8 +2,9 @@
 
 Windows depend on absolute tiles of the text, never on the caller's chunks: a token sees `window` tokens before its tile
 (rounded to a block), and its tile up to itself. Selection does depend on chunks: blocks are chosen for a
-forward's first tile and then once per `reselect_reading` tokens, by a tile's last queries, and for the forward's last
-tile, on which the next token rests, by as many of its last queries as a tile has.
+forward's first tile and then once per `reselect_reading` tokens, by a tile's last queries, and for the text's last
+tile, on which the next token rests, by as many of its last queries as a tile has. A text ends with its forward unless
+the layout says that more follows.
 
 Letters: B rows, T tokens, H heads, K kv heads, D head width, A attended slots, S slots, N blocks, L tokens of a block,
 R representatives.
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # Queries of a tile that choose blocks for the `reselect_reading` tokens that follow.
 READING_QUERIES = 2
+# They look at one candidate where a question looks at so many.
+READING_CANDIDATES = 4
 
 
 class Piece(NamedTuple):
@@ -101,13 +104,17 @@ class BlockLayer(LayerCache):
         """Reads one row's tokens tile by tile (mutates)."""
         state, sizes, length = self.rows[row], self.sizes, query_HTD.shape[1]
         offset = 0
+        goes_on = layout.totals is not None and layout.totals[row] > state.length + length
         while offset < length:
             span = slice(offset, min(length, offset + sizes.tile - state.length % sizes.tile))
             self._archive(row)
-            if span.stop == length:
+            if span.stop == length and not goes_on:
                 self._select([row], query_HTD[None, :, max(0, length - sizes.tile) :], anew=True)
             elif offset == 0 or state.length - state.selected_at >= self.options.reselect_reading:
-                self._select([row], query_HTD[None, :, span][:, :, -READING_QUERIES:], anew=True)
+                asking_1HTD = query_HTD[None, :, span][:, :, -READING_QUERIES:]
+                self._select(
+                    [row], asking_1HTD, anew=True, candidates=-(-self.options.candidates // READING_CANDIDATES)
+                )
             attended = self._attend_tile(row, query_HTD[:, span], key_KTD[:, span], value_KTD[:, span], layout)
             yield Piece(span, *attended)
             offset = span.stop
@@ -187,8 +194,13 @@ class BlockLayer(LayerCache):
             chosen_KN = torch.arange(len(state.table_N)).expand(key_NKLD.shape[1], -1)
         self._lay(row, chosen_KN, slice(last, end))
 
-    def _select(self, rows: Sequence[int], query_BHTD: Tensor, *, anew: bool = False) -> None:
-        """Adds up what the queries of `rows` ask for, or counts `anew`, and takes the best blocks (mutates)."""
+    def _select(
+        self, rows: Sequence[int], query_BHTD: Tensor, *, anew: bool = False, candidates: int | None = None
+    ) -> None:
+        """Adds up what the queries of `rows` ask for, or counts `anew`, and takes the best blocks (mutates).
+
+        candidates: how many the index finds; as many as the options say by default.
+        """
         for row in rows:
             self.rows[row].selected_at = self.rows[row].length
             if anew:
@@ -199,7 +211,9 @@ class BlockLayer(LayerCache):
         if len(choosing) < len(rows):
             query_BHTD = query_BHTD[choosing]
         query_BHTD = self.position.rotate(query_BHTD, self._rotation_over_distances)
-        add_claims([self.rows[rows[place]] for place in choosing], query_BHTD, self.store, self.options.recency)
+        choosing_rows = [self.rows[rows[place]] for place in choosing]
+        candidates = candidates or self.options.candidates
+        add_claims(choosing_rows, query_BHTD, self.store, self.options.recency, self._scale_D, candidates)
         for row in (rows[place] for place in choosing):
             state = self.rows[row]
             chosen_KN = state.best(self.sizes.blocks)
@@ -251,6 +265,14 @@ class BlockLayer(LayerCache):
         # Standing at 0, a key is not turned, but multiplied by the attention factor as everywhere else.
         key = self.rotation.cosine[:1]
         return Rotation(*(table[distances].mean(dim=0, keepdim=True) * key for table in self.rotation))
+
+    @cached_property
+    def _scale_D(self) -> Tensor:
+        """What is left of each feature of a query that is turned by `_rotation_over_distances`."""
+        features_11DD = torch.eye(self.buffers.key_BKAD.shape[-1], device=self.buffers.device)[None, None]
+        turned_11DD = self.position.rotate(features_11DD, self._rotation_over_distances)
+        scale_D: Tensor = turned_11DD[0, 0].norm(dim=-1)
+        return scale_D
 
     def trace(self, row: int) -> list[list[int]]:
         """For each kv head, the first token of every block that the row now attends to."""

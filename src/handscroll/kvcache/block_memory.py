@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from handscroll.kvcache.block_index import BlockIndex
 from handscroll.kvcache.block_layer import BlockLayer
 from handscroll.kvcache.layered import LayeredCache, PerForward, tile_of
 from handscroll.kvcache.representatives import REPRESENTATIVES
@@ -33,6 +34,8 @@ class BlockMemory:
 
     `reselect`: generated tokens between two selections; 1 looks up with the very token that asks.
     `reselect_reading`: tokens between two selections while reading a long text.
+    `candidates`: representatives of a kv head that a selection looks at once a text is so long that finding them pays
+    (`block_index.py`); 0: always every representative, as with `all`.
     `recency`: what a query counts for the selection relative to the query one token later; 1: all count the same.
     """
 
@@ -46,6 +49,7 @@ class BlockMemory:
     recency: float = 0.7
     reselect: int = 1
     reselect_reading: int = 4096
+    candidates: int = 16384
 
     chunk_invariant = False
 
@@ -56,6 +60,8 @@ class BlockMemory:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: block_memory needs at least 1")
+        if self.candidates < 0:
+            raise ValueError(f"candidates={self.candidates}: a number, or 0 to look at every representative")
         if self.sinks is not None and self.sinks < 0:
             raise ValueError(f"sinks={self.sinks}: a number of tokens, 0 or more")
         if not 0 < self.recency <= 1:
@@ -66,8 +72,14 @@ class BlockMemory:
     ) -> BlockMemoryCache:
         """ValueError where sinks, blocks, window and tile together exceed the trained window."""
         sizes, shared = Sizes.of(self, config.max_positions), PerForward()
-        layers = [BlockLayer(self, sizes, position, stores.blocks(), rows, shared) for _ in range(config.num_layers)]
+        layers = [
+            BlockLayer(self, sizes, position, stores.blocks(self._index()), rows, shared)
+            for _ in range(config.num_layers)
+        ]
         return BlockMemoryCache(layers, shared)
+
+    def _index(self) -> BlockIndex | None:
+        return BlockIndex() if self.candidates and self.representative != "all" else None
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,6 @@ class Row:
         """The next blocks of the text are in the store (mutates)."""
         self.owned.append((len(self.table_N), blocks))
         self.table_N = torch.cat((self.table_N, blocks.numbers_N))
-        if self.claims_KN is not None:
-            self.claims_KN = torch.nn.functional.pad(self.claims_KN, (0, len(blocks.numbers_N)))
 
     def best(self, blocks: int) -> Tensor:
         """(K, `blocks`): the places that some kv head claims most, in the order of the text; the same for every head.

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from handscroll.kvcache.block_index import BlockIndex
 from handscroll.kvcache.blocks import Blocks, Plain
 from handscroll.kvcache.places import Place, lasting
 from handscroll.model.layout import Layout
@@ -230,12 +231,13 @@ class Archive:
 class BlockStore(Archive):
     """Archived blocks, unrotated, each with its representatives.
 
-    Blocks wait in the host's memory where nothing else is said; representatives, which every selection reads, are on
-    the device.
+    Blocks wait in the host's memory where nothing else is said; representatives, which selections read, are on the
+    device. An `index`, where there is one, finds a few of them.
     """
 
-    def __init__(self, blocks: Blocks | None = None) -> None:
+    def __init__(self, blocks: Blocks | None = None, index: BlockIndex | None = None) -> None:
         super().__init__(blocks or Blocks(Plain(), Place("host")))
+        self.index = index
         self.representative_KNRD: Tensor | None = None
 
     @property
@@ -250,6 +252,8 @@ class BlockStore(Archive):
         self._reserve(self.count, representative_KNRD)
         assert self.representative_KNRD is not None
         self.representative_KNRD[:, numbers_N.to(representative_KNRD.device)] = representative_KNRD
+        if self.index is not None:
+            self.index.written(numbers_N.tolist())
         return self.own(numbers_N)
 
     def gather(self, numbers_KN: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -259,7 +263,9 @@ class BlockStore(Archive):
         return key_KNLD.flatten(1, 2), value_KNLD.flatten(1, 2)
 
     def bytes(self) -> Bytes:
-        held, stored = 0 if self.representative_KNRD is None else nbytes(self.representative_KNRD), super().bytes()
+        held, stored = 0 if self.index is None else self.index.nbytes(), super().bytes()
+        if self.representative_KNRD is not None:
+            held += nbytes(self.representative_KNRD)
         return Bytes(held + stored.device, stored.host)
 
     def _reserve(self, blocks: int, representative_KNRD: Tensor) -> None:
