@@ -9,6 +9,7 @@ from torch import Tensor
 
 from handscroll.kvcache import BlockMemory
 from handscroll.kvcache.block_layer import READING_QUERIES, BlockLayer
+from handscroll.kvcache.block_lru import LruBlockStore
 from handscroll.kvcache.block_memory import BlockMemoryCache, Sizes
 from handscroll.kvcache.block_selection import claims
 from handscroll.kvcache.layered import PerForward
@@ -83,6 +84,8 @@ class Reference:
                         keys_LD = keys_LD[self.received_KS[head, span].argsort(descending=True)[:number]]
                     case "mean":
                         keys_LD = keys_LD.mean(0, keepdim=True)
+                    case "bounds":
+                        keys_LD = torch.stack((keys_LD.amin(0), keys_LD.amax(0)))
                 self.representatives[head].append(keys_LD)
         if self.scores is not None and archived > self.archived:
             self.scores = [scores + [0.0] * (archived - self.archived) for scores in self.scores]
@@ -98,12 +101,9 @@ class Reference:
         scores = []
         for head in range(KV_HEADS):
             sums = [0.0] * self.archived
-            keys_MD = torch.cat(self.representatives[head])
-            block_M = [block for block, keys in enumerate(self.representatives[head]) for _ in keys]
             for query_TD in query_HTD[head * 2 : head * 2 + 2]:
                 for age, query_D in enumerate(query_TD.flip(0)):
-                    mass_M = (self._mean_scores(keys_MD, query_D) / math.sqrt(WIDTH)).softmax(0)
-                    for block, mass in zip(block_M, mass_M.tolist(), strict=True):
+                    for block, mass in enumerate(self._masses(head, query_D)):
                         sums[block] += mass * recency**age
             scores.append(sums)
         if self.scores is not None:
@@ -113,8 +113,26 @@ class Reference:
                 for pair in zip(scores, self.scores, strict=True)
             ]
         self.scores = scores
-        best = sorted(range(self.archived), key=lambda n: -max(row[n] for row in scores))[: self.sizes.blocks]
-        self.chosen = [sorted(best) for _ in range(KV_HEADS)]
+        self.chosen = [self._best(scores if self.policy.selection == "shared" else [own]) for own in scores]
+
+    def _best(self, scores: list[list[float]]) -> list[int]:
+        """The blocks that one of these heads asks for most."""
+        order = sorted(range(self.archived), key=lambda n: -max(own[n] for own in scores))
+        return sorted(order[: self.sizes.blocks])
+
+    def _masses(self, head: int, query_D: Tensor) -> list[float]:
+        """The attention that a query would give each block among all of their representatives."""
+        blocks = self.representatives[head]
+        if self.policy.representative == "bounds":
+            # Scores are linear in the key: those of unit keys are what a query is, averaged over the distances.
+            turned = self._mean_scores(torch.eye(WIDTH), query_D).tolist()
+            scores = [
+                sum(max(q * low, q * high) for q, low, high in zip(turned, *bounds.tolist(), strict=True))
+                for bounds in blocks
+            ]
+            return (torch.tensor(scores) / math.sqrt(WIDTH)).softmax(0).tolist()
+        mass_M = (self._mean_scores(torch.cat(blocks), query_D) / math.sqrt(WIDTH)).softmax(0)
+        return [float(mass.sum()) for mass in mass_M.split([len(keys) for keys in blocks])]
 
     def _mean_scores(self, keys_MD: Tensor, query_D: Tensor) -> Tensor:
         """What each key would score, on average over the slots of retrieved blocks, asked from the last slot."""
@@ -163,12 +181,33 @@ POSITIONS = [
 ]
 
 
-@pytest.mark.parametrize("representative", ["key_norm", "key_contrast", "attended", "mean", "all"])
+@pytest.mark.parametrize("representative", ["key_norm", "key_contrast", "attended", "mean", "bounds", "all"])
 @pytest.mark.parametrize("options", POSITIONS, ids=["rope", "yarn", "longrope"])
 def test_equals_the_slow_reference(options: RopeOptions, representative: str) -> None:
-    policy = dataclasses.replace(POLICY, representative=representative)
+    equals_the_slow_reference(dataclasses.replace(POLICY, representative=representative), options, BlockStore())
+
+
+@pytest.mark.parametrize("representative", ["key_norm", "bounds"])
+def test_each_head_by_itself_equals_the_slow_reference(representative: str) -> None:
+    policy = dataclasses.replace(POLICY, representative=representative, selection="per_head")
+    chosen = equals_the_slow_reference(policy, RopeOptions(), BlockStore())
+    assert chosen[0] != chosen[1]
+
+
+@pytest.mark.parametrize("selection", ["shared", "per_head"])
+def test_blocks_that_stay_on_the_device_equal_the_slow_reference(
+    selection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handscroll.kvcache.block_lru.is_apart", lambda device: True)
+    store = LruBlockStore(POLICY.blocks + 1)
+    equals_the_slow_reference(dataclasses.replace(POLICY, selection=selection), RopeOptions(), store)
+    assert min(store.counts) > 0
+
+
+def equals_the_slow_reference(policy: BlockMemory, options: RopeOptions, store: BlockStore) -> list[list[int]]:
+    """Returns what each kv head reads in the end."""
     shared, position = PerForward(), make_position(dataclasses.replace(CONFIG, position=options))
-    layer = BlockLayer(policy, Sizes.of(policy, 64), position, BlockStore(), 1, shared)
+    layer = BlockLayer(policy, Sizes.of(policy, 64), position, store, 1, shared)
     reference = Reference(policy, position)
     generator = torch.Generator().manual_seed(0)
     length = 0
@@ -181,6 +220,7 @@ def test_equals_the_slow_reference(options: RopeOptions, representative: str) ->
         length += chunk
     starts = [[2 + 4 * block for block in blocks] for blocks in reference.chosen]
     assert layer.trace(0) == starts
+    return starts
 
 
 def test_never_attends_to_more_than_it_says(model: Transformer) -> None:

@@ -114,6 +114,8 @@ def test_shares_are_those_of_the_greatest_length_and_window_shares_those_of_all(
         (AttentionSinks(window=50), 4 + 50 + 16),
         (BlockMemory(), 72),
         (BlockMemory(blocks=2, window=40, sinks=4), 4 + 2 * 8 + 40 + 16),
+        (BlockMemory(local_layers=1), 72),
+        (BlockMemory(dense_layers=1), 3000),
     ],
 )
 def test_attended_keys_are_counted_in_the_weights(

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from handscroll.kvcache.block_selection import add_claims
-from handscroll.kvcache.block_slots import Buffers, Row
+from handscroll.kvcache.block_slots import Buffers, Row, mean_over_distances
 from handscroll.kvcache.layered import LayerCache, PerForward, attend
-from handscroll.kvcache.representatives import REPRESENTATIVES
+from handscroll.kvcache.representatives import QUERIES, REPRESENTATIVES
 from handscroll.kvcache.store import BlockStore
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
@@ -54,6 +54,7 @@ class BlockLayer(LayerCache):
     ):
         self.options, self.sizes, self.position, self.store, self.shared = options, sizes, position, store, shared
         self.represent = REPRESENTATIVES[options.representative]
+        self.per_head = options.selection == "per_head"
         self.needs_weights = options.representative == "attended"
         self.rows = [Row() for _ in range(rows)]
         # A row of its tables for each slot, which is also a rotation for each distance.
@@ -196,10 +197,13 @@ class BlockLayer(LayerCache):
         if len(choosing) < len(rows):
             query_BHTD = query_BHTD[choosing]
         query_BHTD = self.position.rotate(query_BHTD, self._rotation_over_distances)
+        if self.options.representative in QUERIES:
+            query_BHTD = QUERIES[self.options.representative](query_BHTD)
         add_claims([self.rows[rows[place]] for place in choosing], query_BHTD, self.store, self.options.recency)
         for row in (rows[place] for place in choosing):
             state = self.rows[row]
-            chosen_KN = state.best(self.sizes.blocks)
+            chosen_KN = state.best(self.sizes.blocks, self.per_head)
+            state.lookups.note(chosen_KN, state.chosen_KN)
             if state.chosen_KN is None or not torch.equal(chosen_KN, state.chosen_KN):
                 self._lay(row, chosen_KN, slice(state.local_slot(self.sizes), state.filled(self.sizes)))
 
@@ -229,16 +233,7 @@ class BlockLayer(LayerCache):
 
     @cached_property
     def _rotation_over_distances(self) -> Rotation:
-        """The mean of the rotations from each slot of a retrieved block to the last slot of a full window.
-
-        A query turned by it and an unrotated key have, in one product, the mean score that the key would get in those
-        slots: what RoPE turns many times within the window cancels out, what it hardly turns counts.
-        """
-        nearest = self.sizes.window + self.sizes.tile
-        distances = slice(nearest, nearest + self.sizes.blocks * self.sizes.block)
-        # Standing at 0, a key is not turned, but multiplied by the attention factor as everywhere else.
-        key = self.rotation.cosine[:1]
-        return Rotation(*(table[distances].mean(dim=0, keepdim=True) * key for table in self.rotation))
+        return mean_over_distances(self.rotation, self.sizes)
 
     def trace(self, row: int) -> list[list[int]]:
         """For each kv head, the first token of every block that the row now attends to."""

@@ -10,30 +10,69 @@ unrotated and rotated at their slot; a block's score is a mean over the distance
 Positions that depend on the length (dynamic NTK, LongRoPE) turn as in a text of as many tokens as there are slots, from
 the first token on: more are never attended to, however long the text is, and the trained window covers them.
 
+The first layers may do without an archive: `local_layers` see no further than sinks and the latest tokens, and
+`dense_layers` see all (Quest, arXiv 2406.10774, leaves its first two dense), at distances that grow with the text.
+
 This file holds the options, the sizes that follow from them, and the cache; `block_layer.py` reads and decodes,
-`block_selection.py` scores blocks, `representatives.py` says what a block is scored by.
+`block_selection.py` scores blocks, `representatives.py` says what a block is scored by, `block_lru.py` keeps blocks at
+hand, `block_statistics.py` counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from handscroll.kvcache import attention_sinks
+from handscroll.kvcache.attention_sinks import SinksLayer
 from handscroll.kvcache.block_layer import BlockLayer
-from handscroll.kvcache.layered import LayeredCache, PerForward, tile_of
+from handscroll.kvcache.block_lru import LruBlockStore
+from handscroll.kvcache.block_statistics import LayerStatistics, layer_statistics
+from handscroll.kvcache.full import FullLayer
+from handscroll.kvcache.layered import LayerCache, LayeredCache, PerForward, tile_of
 from handscroll.kvcache.representatives import REPRESENTATIVES
-from handscroll.kvcache.store import BlockStore
+from handscroll.kvcache.store import BlockStore, TokenStore
 from handscroll.model.config import ModelConfig
 from handscroll.model.position import Position
 
+SELECTIONS = ("shared", "per_head")
+
 
 @dataclass(frozen=True)
-class BlockMemory:
-    """Sizes in tokens; None follows the trained window.
+class Lookup:
+    """How blocks are looked up.
 
+    `selection`: "shared" gives all kv heads the blocks that one of them asks for most, "per_head" each its own.
     `reselect`: generated tokens between two selections; 1 looks up with the very token that asks.
     `reselect_reading`: tokens between two selections while reading a long text.
     `recency`: what a query counts for the selection relative to the query one token later; 1: all count the same.
+    """
+
+    representative: str = "key_contrast"
+    representatives: int = 16
+    selection: Literal["shared", "per_head"] = "shared"
+    recency: float = 0.7
+    reselect: int = 1
+    reselect_reading: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.representative not in REPRESENTATIVES:
+            raise ValueError(f"representative={self.representative!r}: known are {', '.join(REPRESENTATIVES)}")
+        if self.selection not in SELECTIONS:
+            raise ValueError(f"selection={self.selection!r}: known are {', '.join(SELECTIONS)}")
+        _require(self, 1, "representatives", "reselect", "reselect_reading")
+        if not 0 < self.recency <= 1:
+            raise ValueError(f"recency={self.recency}: more than 0, at most 1 (every query counts the same)")
+
+
+@dataclass(frozen=True)
+class BlockMemory(Lookup):
+    """Sizes in tokens; None follows the trained window.
+
+    `local_layers`: so many first layers read sinks and latest tokens, as many as the others read; they can go back by a
+    tile only. `dense_layers`: so many layers after these read the whole text, and hold it on the device.
+    `device_blocks`: blocks that stay on a GPU after they were read; 0: none. On a CPU all are at hand anyway.
     """
 
     blocks: int = 4
@@ -41,31 +80,49 @@ class BlockMemory:
     sinks: int | None = None
     window: int | None = None
     tile: int | None = None
-    representative: str = "key_contrast"
-    representatives: int = 16
-    recency: float = 0.7
-    reselect: int = 1
-    reselect_reading: int = 4096
+    local_layers: int = 0
+    dense_layers: int = 0
+    device_blocks: int = 0
 
     chunk_invariant = False
 
     def __post_init__(self) -> None:
-        if self.representative not in REPRESENTATIVES:
-            raise ValueError(f"representative={self.representative!r}: known are {', '.join(REPRESENTATIVES)}")
-        for name in ("blocks", "block_size", "window", "tile", "representatives", "reselect", "reselect_reading"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: block_memory needs at least 1")
+        super().__post_init__()
+        _require(self, 1, "blocks", "block_size", "window", "tile")
         if self.sinks is not None and self.sinks < 0:
             raise ValueError(f"sinks={self.sinks}: a number of tokens, 0 or more")
-        if not 0 < self.recency <= 1:
-            raise ValueError(f"recency={self.recency}: more than 0, at most 1 (every query counts the same)")
+        _require(self, 0, "local_layers", "dense_layers")
+        if self.device_blocks and self.device_blocks < self.blocks:
+            raise ValueError(
+                f"device_blocks={self.device_blocks}: 0, or at least the {self.blocks} blocks that are read at a time"
+            )
 
     def start(self, config: ModelConfig, position: Position, rows: int) -> BlockMemoryCache:
-        """ValueError where sinks, blocks, window and tile together exceed the trained window."""
-        sizes, shared = Sizes.of(self, config.max_positions), PerForward()
-        layers = [BlockLayer(self, sizes, position, BlockStore(), rows, shared) for _ in range(config.num_layers)]
+        """ValueError where sinks, blocks, window and tile together exceed the trained window, or no layer archives."""
+        if self.local_layers + self.dense_layers >= config.num_layers:
+            raise ValueError(
+                f"local_layers={self.local_layers} and dense_layers={self.dense_layers} leave block_memory none of "
+                f"the model's {config.num_layers} layers: choose fewer, or the policy attention_sinks or full"
+            )
+        sizes, shared, cuts = Sizes.of(self, config.max_positions), PerForward(), PerForward()
+        near = sizes.without_archive
+        layers: list[LayerCache] = []
+        for layer in range(config.num_layers):
+            if layer < self.local_layers:
+                layers.append(SinksLayer(position, TokenStore(rows, near.sinks, near.held), shared, cuts, near))
+            elif layer < self.local_layers + self.dense_layers:
+                layers.append(FullLayer(position, TokenStore(rows), shared))
+            else:
+                store = LruBlockStore(self.device_blocks) if self.device_blocks else BlockStore()
+                layers.append(BlockLayer(self, sizes, position, store, rows, shared))
         return BlockMemoryCache(layers, shared)
+
+
+def _require(options: Lookup, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name}={value}: block_memory needs at least {least}")
 
 
 @dataclass(frozen=True)
@@ -97,6 +154,11 @@ class Sizes:
     def attended(self) -> int:
         return self.sinks + self.blocks * self.block + self.window + self.tile
 
+    @property
+    def without_archive(self) -> attention_sinks.Sizes:
+        """The same number of tokens, all of them sinks or local."""
+        return attention_sinks.Sizes(self.sinks, self.blocks * self.block + self.window, self.tile)
+
     def archived(self, index: int) -> int:
         """Blocks that have left the local window when the tile of `index` begins."""
         first = index // self.tile * self.tile - self.window
@@ -110,11 +172,22 @@ class Sizes:
 class BlockMemoryCache(LayeredCache):
     """A cache whose archive can be looked at. Forks (`select`) share archived blocks."""
 
+    @property
+    def sizes(self) -> Sizes:
+        return self._archives()[0][1].sizes
+
     def trace(self, row: int) -> list[list[list[int]]]:
-        """For each layer and kv head, the first token of every block that the row now attends to."""
-        return [layer.trace(row) for layer in self.layers if isinstance(layer, BlockLayer)]
+        """For each layer that archives and kv head, the first token of every block that the row now attends to."""
+        return [layer.trace(row) for _, layer in self._archives()]
+
+    def statistics(self) -> list[LayerStatistics]:
+        """What every layer that archives holds and has looked up, since the cache was started."""
+        return [layer_statistics(number, layer.rows, layer.store, layer.sizes) for number, layer in self._archives()]
 
     def select(self, rows: Sequence[int]) -> BlockMemoryCache:
         """A new cache of these rows, reordered, dropped or repeated."""
         chosen = super().select(rows)
         return BlockMemoryCache(chosen.layers, chosen._shared)
+
+    def _archives(self) -> list[tuple[int, BlockLayer]]:
+        return [(number, layer) for number, layer in enumerate(self.layers) if isinstance(layer, BlockLayer)]

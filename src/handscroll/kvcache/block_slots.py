@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from handscroll.kvcache.block_statistics import Lookups
 from handscroll.kvcache.store import ArchivedBlocks, nbytes
+from handscroll.model.position import Rotation
 
 if TYPE_CHECKING:
     from handscroll.kvcache.block_memory import Sizes
@@ -37,6 +39,7 @@ class Row:
     chosen_KN: Tensor | None = None
     claims_KN: Tensor | None = None
     selected_at: int = 0
+    lookups: Lookups = field(default_factory=Lookups)
 
     @property
     def num_chosen(self) -> int:
@@ -57,23 +60,26 @@ class Row:
         if self.claims_KN is not None:
             self.claims_KN = torch.nn.functional.pad(self.claims_KN, (0, len(blocks.numbers_N)))
 
-    def best(self, blocks: int) -> Tensor:
-        """(K, `blocks`): the places that some kv head claims most, in the order of the text; the same for every head.
+    def best(self, blocks: int, per_head: bool) -> Tensor:
+        """(K, `blocks`): the places that each kv head claims most, in the order of the text.
 
-        A head that looks a fact up and one that reads on from it must see the same blocks.
+        Shared (not `per_head`) they are those that some head claims most: a head that looks a fact up and one that
+        reads on from it must see the same blocks.
         """
         assert self.claims_KN is not None
-        best_N = self.claims_KN.amax(dim=0).topk(blocks).indices.sort().values.cpu()
-        return best_N.expand(len(self.claims_KN), -1)
+        claims_KN = self.claims_KN if per_head else self.claims_KN.amax(dim=0, keepdim=True)
+        best_KN = claims_KN.topk(blocks).indices.sort().values.cpu()
+        return best_KN.expand(len(self.claims_KN), -1)
 
     def forget_from(self, place: int) -> None:
         """Only the first `place` blocks stay (mutates)."""
         self.table_N = self.table_N[:place]
+        self.lookups.forget_from(place)
         self.owned = [(first, blocks) for first, blocks in self.owned if first < place]
 
     def fork(self) -> Row:
         """A copy that shares archived blocks; tensors are replaced, never written to."""
-        return replace(self, owned=list(self.owned))
+        return replace(self, owned=list(self.owned), lookups=self.lookups.fork())
 
 
 @dataclass
@@ -133,3 +139,17 @@ class Buffers:
 
     def nbytes(self) -> int:
         return nbytes(*vars(self).values())
+
+
+def mean_over_distances(rotation: Rotation, sizes: Sizes) -> Rotation:
+    """The mean of the rotations from each slot of a retrieved block to the last slot of a full window.
+
+    A query turned by it and an unrotated key have, in one product, the mean score that the key would get in those
+    slots: what RoPE turns many times within the window cancels out, what it hardly turns counts. `rotation` has a row
+    for each slot, which is also one for each distance.
+    """
+    nearest = sizes.window + sizes.tile
+    distances = slice(nearest, nearest + sizes.blocks * sizes.block)
+    # Standing at 0, a key is not turned, but multiplied by the attention factor as everywhere else.
+    key = rotation.cosine[:1]
+    return Rotation(*(table[distances].mean(dim=0, keepdim=True) * key for table in rotation))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from handscroll.generation import generate
-from handscroll.kvcache.block_layer import BlockLayer
 from handscroll.kvcache.block_memory import BlockMemoryCache, Sizes
 from handscroll.measure.probes import Probe
 from handscroll.measure.table import Table, Value
@@ -159,8 +158,7 @@ class FollowedCache:
     @property
     def sizes(self) -> Sizes | None:
         """The sizes of block_memory; None for caches that archive no blocks."""
-        layer = self._cache.layers[0]
-        return layer.sizes if isinstance(layer, BlockLayer) else None
+        return self._cache.sizes if isinstance(self._cache, BlockMemoryCache) else None
 
     def blocks(self, row: int) -> list[int]:
         """First tokens of the archived blocks that a row attends to now, once for every layer and kv head."""

@@ -98,13 +98,15 @@ def _line(text: str) -> str:
 
 
 def _require_memory(model: Transformer, policy: Policy, tokens: int) -> None:
-    device = model.device
+    device, dtype = model.device, model.embedding.weight.dtype
     if isinstance(policy, SlidingWindow):
         # Its store drops old tokens once it holds two windows.
         tokens = min(tokens, 2 * (policy.window or model.config.max_positions) + CHUNK)
     elif isinstance(policy, AttentionSinks):
         tokens = min(tokens, policy.sizes(model.config.max_positions).held)
     elif isinstance(policy, BlockMemory):
+        dense = kv_bytes(model.config, tokens, dtype) * policy.dense_layers // model.config.num_layers
+        require(dense, f"remembering {tokens:,} tokens in its dense layers", device)
         device = torch.device("cpu")  # where its archive waits
-    needed = kv_bytes(model.config, tokens, model.embedding.weight.dtype)
+    needed = kv_bytes(model.config, tokens, dtype)
     require(needed, f"remembering {tokens:,} tokens", device)
