@@ -24,6 +24,7 @@ VARIANTS = {
     "block_memory_per_head": {"policy": "block_memory", "window": 40, "selection": "per_head"},
     "block_memory_dense": {"policy": "block_memory", "window": 40, "dense_layers": 1},
     "block_memory_local": {"policy": "block_memory", "window": 40, "local_layers": 1},
+    "block_memory_sentences": {"policy": "block_memory", "window": 40, "cut": "sentences"},
     "block_memory_odd": {"policy": "block_memory", "block_size": 5, "sinks": 3, "blocks": 4, "tile": 12, "window": 50},
 }
 

@@ -49,6 +49,11 @@ def make_policy(name: str | Mapping[str, Any] | Policy) -> Policy:
     return policy(**options)
 
 
+def cuts_sentences(policy: Policy) -> bool:
+    """Whether whoever reads a text for this policy has to say where its sentences end."""
+    return isinstance(policy, BlockMemory) and policy.cut == "sentences"
+
+
 def describe(policy: Policy) -> dict[str, Any]:
     """The policy as `make_policy` takes it, defaults left out."""
     name = next(name for name, kind in POLICIES.items() if isinstance(policy, kind) and type(policy) is kind)
@@ -59,4 +64,14 @@ def describe(policy: Policy) -> dict[str, Any]:
     }
 
 
-__all__ = ["POLICIES", "AttentionSinks", "BlockMemory", "Full", "Policy", "SlidingWindow", "describe", "make_policy"]
+__all__ = [
+    "POLICIES",
+    "AttentionSinks",
+    "BlockMemory",
+    "Full",
+    "Policy",
+    "SlidingWindow",
+    "cuts_sentences",
+    "describe",
+    "make_policy",
+]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from handscroll.kvcache.block_cuts import breaks_of, join, lengths_of, represent
 from handscroll.kvcache.block_selection import add_claims
 from handscroll.kvcache.block_slots import Buffers, Row, mean_over_distances
 from handscroll.kvcache.layered import LayerCache, PerForward, attend
@@ -56,7 +57,7 @@ class BlockLayer(LayerCache):
         self.represent = REPRESENTATIVES[options.representative]
         self.per_head = options.selection == "per_head"
         self.needs_weights = options.representative == "attended"
-        self.rows = [Row() for _ in range(rows)]
+        self.rows = [Row.empty(sizes) for _ in range(rows)]
         # A row of its tables for each slot, which is also a rotation for each distance.
         self.rotation = position.rotation(torch.arange(sizes.attended), torch.tensor(sizes.attended))
         # Queries of decoded tokens since the last selection.
@@ -80,6 +81,11 @@ class BlockLayer(LayerCache):
         if self._buffers is None:
             self._buffers = Buffers.empty(key_BKTD, self.sizes.attended)
             self.rotation = Rotation(*(table.to(key_BKTD.device) for table in self.rotation))
+        if self.sizes.by_sentence and layout.ends_BT is not None:
+            for state, found in zip(
+                self.rows, self.shared.get(layout, "breaks", lambda: breaks_of(layout)), strict=True
+            ):
+                state.breaks.extend(found)
         if query_BHTD.shape[2] == 1 and min(layout.lengths) == 1:
             return self._decode(query_BHTD, key_BKTD, value_BKTD, layout)
         self.pending = []
@@ -117,9 +123,9 @@ class BlockLayer(LayerCache):
     ) -> tuple[Tensor, Tensor | None]:
         """Appends tokens within one tile and attends causally to all slots in use (mutates)."""
         state, buffers = self.rows[row], self.buffers
-        first = state.filled(self.sizes)
+        first = state.filled
         state.length += query_HTD.shape[1]
-        last = state.filled(self.sizes)
+        last = state.filled
         self._fill(row, first, key_KTD, value_KTD)
         out_1HTD, weights_1HTS = attend(
             self.position.rotate(query_HTD[None], self._rotation_at(first, last)),
@@ -144,7 +150,7 @@ class BlockLayer(LayerCache):
             asking_BHTD = torch.cat(self.pending, dim=2) if len(self.pending) > 1 else query_BH1D
             self._select(rows, asking_BHTD)
             self.pending = []
-        slots = [state.filled(self.sizes) for state in self.rows]
+        slots = [state.filled for state in self.rows]
         for state in self.rows:
             state.length += 1
         used = max(slots) + 1
@@ -172,18 +178,19 @@ class BlockLayer(LayerCache):
     def _archive(self, row: int) -> None:
         """At a tile's start, moves the blocks that left the local window to the store (mutates)."""
         state, sizes, buffers = self.rows[row], self.sizes, self.buffers
-        leaving = sizes.archived(state.length) - len(state.table_N)
-        if leaving <= 0:
+        ends = state.leaving(sizes)
+        if not ends:
             return
-        first, end = state.local_slot(sizes), state.filled(sizes)
-        last = first + leaving * sizes.block
-        key_NKLD, value_NKLD, received_NKL = buffers.blocks(row, slice(first, last), sizes.block)
-        representative_NKRD = self.represent(key_NKLD, received_NKL, self.options.representatives)
-        state.archive(self.store.append(key_NKLD, value_NKLD, representative_NKRD.transpose(0, 1)))
+        lengths = lengths_of(sizes.sinks + state.archived, ends)
+        first, filled = state.local_slot(sizes), state.filled
+        key_NKLD, value_NKLD, received_NKL = buffers.blocks(row, first, lengths, sizes.block)
+        number = min(self.options.representatives, sizes.shortest)
+        representative_NKRD = represent(self.represent, key_NKLD, received_NKL, lengths, number)
+        state.archive(self.store.append(key_NKLD, value_NKLD, representative_NKRD.transpose(0, 1)), ends)
         chosen_KN = state.chosen_KN
-        if len(state.table_N) <= sizes.blocks:
+        if state.archived <= sizes.retrieved:
             chosen_KN = torch.arange(len(state.table_N)).expand(key_NKLD.shape[1], -1)
-        self._lay(row, chosen_KN, slice(last, end))
+        self._lay(row, chosen_KN, slice(first + sum(lengths), filled))
 
     def _select(self, rows: Sequence[int], query_BHTD: Tensor, *, anew: bool = False) -> None:
         """Adds up what the queries of `rows` ask for, or counts `anew`, and takes the best blocks (mutates)."""
@@ -191,7 +198,7 @@ class BlockLayer(LayerCache):
             self.rows[row].selected_at = self.rows[row].length
             if anew:
                 self.rows[row].claims_KN = None
-        choosing = [place for place, row in enumerate(rows) if len(self.rows[row].table_N) > self.sizes.blocks]
+        choosing = [place for place, row in enumerate(rows) if self.rows[row].archived > self.sizes.retrieved]
         if not choosing:
             return
         if len(choosing) < len(rows):
@@ -202,15 +209,15 @@ class BlockLayer(LayerCache):
         add_claims([self.rows[rows[place]] for place in choosing], query_BHTD, self.store, self.options.recency)
         for row in (rows[place] for place in choosing):
             state = self.rows[row]
-            chosen_KN = state.best(self.sizes.blocks, self.per_head)
+            chosen_KN = state.best(self.sizes, self.per_head)
             state.lookups.note(chosen_KN, state.chosen_KN)
             if state.chosen_KN is None or not torch.equal(chosen_KN, state.chosen_KN):
-                self._lay(row, chosen_KN, slice(state.local_slot(self.sizes), state.filled(self.sizes)))
+                self._lay(row, chosen_KN, slice(state.local_slot(self.sizes), state.filled))
 
     def _lay(self, row: int, chosen_KN: Tensor | None, local: slice) -> None:
         """Lays the row's slots anew: the same sinks, `chosen_KN` blocks, what stood in slots `local` (mutates)."""
         buffers, state, sizes = self.buffers, self.rows[row], self.sizes
-        state.chosen_KN = chosen_KN
+        state.choose(chosen_KN)
         first = state.local_slot(sizes)
         last = first + local.stop - local.start
         if first != local.start:
@@ -218,10 +225,15 @@ class BlockLayer(LayerCache):
             self._fill(row, first, buffers.key_BKAD[row, :, local].clone(), buffers.value_BKAD[row, :, local].clone())
             buffers.received_BKA[row, :, first:last] = received_KS
         buffers.received_BKA[row, :, last:] = 0
-        if state.num_chosen:
-            assert chosen_KN is not None
-            self._fill(row, sizes.sinks, *self.store.gather(state.table_N[chosen_KN], buffers.device))
+        if chosen_KN is not None:
+            self._fill(row, sizes.sinks, *self._gather(state, chosen_KN))
             buffers.received_BKA[row, :, sizes.sinks : first] = 0
+
+    def _gather(self, state: Row, places_KN: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (K, S, D) of a row's archived blocks, each head's own side by side."""
+        key_KSD, value_KSD = self.store.gather(state.table_N[places_KN], self.buffers.device)
+        lengths_N, block = state.lengths_of(places_KN[0]), self.sizes.block
+        return join(key_KSD, lengths_N, block), join(value_KSD, lengths_N, block)
 
     def _fill(self, row: int, first: int, key_KSD: Tensor, value_KSD: Tensor) -> None:
         """Writes keys and values to slots from `first` on, and the keys rotated there (mutates)."""
@@ -237,10 +249,8 @@ class BlockLayer(LayerCache):
 
     def trace(self, row: int) -> list[list[int]]:
         """For each kv head, the first token of every block that the row now attends to."""
-        chosen_KN = self.rows[row].chosen_KN
-        if chosen_KN is None:
-            return []
-        starts: list[list[int]] = (self.sizes.sinks + chosen_KN * self.sizes.block).tolist()
+        state = self.rows[row]
+        starts: list[list[int]] = [] if state.chosen_KN is None else state.edges_N[state.chosen_KN].tolist()
         return starts
 
     def bytes(self) -> Bytes:
@@ -257,25 +267,22 @@ class BlockLayer(LayerCache):
     def _go_back(self, row: int, length: int) -> None:
         state, sizes, buffers = self.rows[row], self.sizes, self.buffers
         heads = buffers.key_BKAD.shape[1]
-        state.claims_KN, state.selected_at = None, 0
-        kept = sizes.archived(max(length - 1, 0))
-        local = slice(state.local_slot(sizes), state.filled(sizes))
-        returning_N = state.table_N[kept:]
-        state.length = length
-        needed = max(0, length - sizes.sinks - kept * sizes.block)
+        kept = state.kept(length, sizes)
+        local, needed = slice(state.local_slot(sizes), state.filled), max(0, length - int(state.edges_N[kept]))
+        returning_N = torch.arange(kept, len(state.table_N))
         if len(returning_N):
             both = zip(
-                self.store.gather(returning_N.expand(heads, -1), buffers.device),
+                self._gather(state, returning_N.expand(heads, -1)),
                 (buffers.key_BKAD[row, :, local], buffers.value_BKAD[row, :, local]),
                 strict=True,
             )
             key_KSD, value_KSD = (torch.cat(pair, dim=1)[:, :needed] for pair in both)
             self._fill(row, sizes.sinks, key_KSD, value_KSD)
             buffers.received_BKA[row, :, sizes.sinks :] = 0
-            state.forget_from(kept)
             local = slice(sizes.sinks, sizes.sinks + needed)
-        recent = torch.arange(max(0, kept - sizes.blocks), kept)
-        self._lay(row, recent.expand(heads, -1) if kept else None, slice(local.start, local.start + needed))
+        state.go_back(length, kept)
+        recent_KN = state.latest(sizes).expand(heads, -1) if kept else None
+        self._lay(row, recent_KN, slice(local.start, local.start + needed))
 
     def select(self, rows: Sequence[int], shared: PerForward) -> BlockLayer:
         chosen = BlockLayer(self.options, self.sizes, self.position, self.store, 0, shared)

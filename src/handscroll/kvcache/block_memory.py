@@ -14,8 +14,8 @@ The first layers may do without an archive: `local_layers` see no further than s
 `dense_layers` see all (Quest, arXiv 2406.10774, leaves its first two dense), at distances that grow with the text.
 
 This file holds the options, the sizes that follow from them, and the cache; `block_layer.py` reads and decodes,
-`block_selection.py` scores blocks, `representatives.py` says what a block is scored by, `block_lru.py` keeps blocks at
-hand, `block_statistics.py` counts.
+`block_selection.py` scores blocks, `representatives.py` says what a block is scored by, `block_cuts.py` where it ends,
+`block_lru.py` keeps blocks at hand, `block_statistics.py` counts.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from handscroll.model.config import ModelConfig
 from handscroll.model.position import Position
 
 SELECTIONS = ("shared", "per_head")
+CUTS = ("fixed", "sentences")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class Lookup:
 class BlockMemory(Lookup):
     """Sizes in tokens; None follows the trained window.
 
+    `cut`: "fixed" makes blocks of `block_size` tokens each; "sentences" ends them where a sentence ends in their second
+    half, and reads as many as fit into the tokens of `blocks` full ones. Whoever reads a text says where sentences end
+    (`Layout.ends_BT`); where nobody does, blocks are full.
     `local_layers`: so many first layers read sinks and latest tokens, as many as the others read; they can go back by a
     tile only. `dense_layers`: so many layers after these read the whole text, and hold it on the device.
     `device_blocks`: blocks that stay on a GPU after they were read; 0: none. On a CPU all are at hand anyway.
@@ -77,6 +81,7 @@ class BlockMemory(Lookup):
 
     blocks: int = 4
     block_size: int | None = None
+    cut: Literal["fixed", "sentences"] = "fixed"
     sinks: int | None = None
     window: int | None = None
     tile: int | None = None
@@ -91,6 +96,13 @@ class BlockMemory(Lookup):
         _require(self, 1, "blocks", "block_size", "window", "tile")
         if self.sinks is not None and self.sinks < 0:
             raise ValueError(f"sinks={self.sinks}: a number of tokens, 0 or more")
+        if self.cut not in CUTS:
+            raise ValueError(f"cut={self.cut!r}: known are {', '.join(CUTS)}")
+        if self.cut == "sentences" and (self.selection == "per_head" or self.representative == "all"):
+            raise ValueError(
+                "cut='sentences' makes blocks of different lengths, which selection='per_head' and "
+                "representative='all' can't lay side by side: choose others, or cut='fixed'"
+            )
         _require(self, 0, "local_layers", "dense_layers")
         if self.device_blocks and self.device_blocks < self.blocks:
             raise ValueError(
@@ -134,6 +146,7 @@ class Sizes:
     block: int
     window: int
     tile: int
+    by_sentence: bool = False
 
     @classmethod
     def of(cls, options: BlockMemory, trained: int) -> Sizes:
@@ -141,32 +154,48 @@ class Sizes:
         tile = options.tile or tile_of(trained)
         sinks = min(block, trained // 16) if options.sinks is None else options.sinks
         # Older text is archived and can be looked up: a small local window leaves less to confuse with what is asked.
-        sizes = cls(sinks, options.blocks, block, options.window or max(1, trained // 8), tile)
+        sizes = cls(
+            sinks, options.blocks, block, options.window or max(1, trained // 8), tile, options.cut == "sentences"
+        )
         if sizes.attended > trained:
             raise ValueError(
                 f"block_memory would attend to sinks {sinks} + blocks {sizes.blocks} x {block} + window {sizes.window} "
                 f"+ tile {tile} = {sizes.attended} tokens, but the model was trained on {trained}: "
                 "choose fewer or smaller blocks, or a smaller window"
             )
+        if block > sizes.window + 1:
+            raise ValueError(
+                f"block_size={block} needs a window of at least {block - 1} tokens, not {sizes.window}: a block is "
+                "archived once its first token has left the window, and must be complete by then"
+            )
         return sizes
 
     @property
     def attended(self) -> int:
-        return self.sinks + self.blocks * self.block + self.window + self.tile
+        return self.sinks + self.retrieved + self.window + self.tile
+
+    @property
+    def retrieved(self) -> int:
+        """Tokens of archived blocks that are read at a time, at most."""
+        return self.blocks * self.block
+
+    @property
+    def shortest(self) -> int:
+        """The least tokens of a block: sentences leave it at least half full."""
+        return -(-self.block // 2) if self.by_sentence else self.block
+
+    @property
+    def most_blocks(self) -> int:
+        return self.retrieved // self.shortest
 
     @property
     def without_archive(self) -> attention_sinks.Sizes:
         """The same number of tokens, all of them sinks or local."""
-        return attention_sinks.Sizes(self.sinks, self.blocks * self.block + self.window, self.tile)
+        return attention_sinks.Sizes(self.sinks, self.retrieved + self.window, self.tile)
 
-    def archived(self, index: int) -> int:
-        """Blocks that have left the local window when the tile of `index` begins."""
-        first = index // self.tile * self.tile - self.window
-        return max(0, -(-(first - self.sinks) // self.block))
-
-    def local_start(self, index: int) -> int:
-        """Index of the first token of the local window in the tile of `index`; whole blocks before it are archived."""
-        return self.sinks + self.archived(index) * self.block
+    def local_from(self, index: int) -> int:
+        """Index of the first token that the tile of `index` must see; blocks that hold an earlier one are archived."""
+        return index // self.tile * self.tile - self.window
 
 
 class BlockMemoryCache(LayeredCache):
@@ -180,9 +209,13 @@ class BlockMemoryCache(LayeredCache):
         """For each layer that archives and kv head, the first token of every block that the row now attends to."""
         return [layer.trace(row) for _, layer in self._archives()]
 
+    def blocks_with(self, row: int, first: int, last: int) -> list[int]:
+        """The first token of each archived block that holds one of the tokens from `first` on and before `last`."""
+        return self._archives()[0][1].rows[row].blocks_with(first, last, self.sizes)
+
     def statistics(self) -> list[LayerStatistics]:
         """What every layer that archives holds and has looked up, since the cache was started."""
-        return [layer_statistics(number, layer.rows, layer.store, layer.sizes) for number, layer in self._archives()]
+        return [layer_statistics(number, layer.rows, layer.store) for number, layer in self._archives()]
 
     def select(self, rows: Sequence[int]) -> BlockMemoryCache:
         """A new cache of these rows, reordered, dropped or repeated."""

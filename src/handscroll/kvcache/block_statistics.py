@@ -18,7 +18,6 @@ from handscroll.kvcache.block_lru import LruBlockStore, LruCounts
 from handscroll.kvcache.store import BlockStore
 
 if TYPE_CHECKING:
-    from handscroll.kvcache.block_memory import Sizes
     from handscroll.kvcache.block_slots import Row
 
 
@@ -63,13 +62,13 @@ class Lookups:
         return replace(self, retrieved=self.retrieved.copy())
 
 
-def layer_statistics(layer: int, rows: Sequence[Row], store: BlockStore, sizes: Sizes) -> LayerStatistics:
+def layer_statistics(layer: int, rows: Sequence[Row], store: BlockStore) -> LayerStatistics:
     """Adds up over rows."""
     selections = sum(row.lookups.selections for row in rows)
     exchanged = sum(row.lookups.exchanged for row in rows)
     retrieved: Counter[int] = Counter()
     for row in rows:
-        retrieved.update({sizes.sinks + place * sizes.block: times for place, times in row.lookups.retrieved.items()})
+        retrieved.update({int(row.edges_N[place]): times for place, times in row.lookups.retrieved.items()})
     return LayerStatistics(
         layer,
         sum(len(row.table_N) for row in rows),

@@ -7,7 +7,7 @@ others where facts stand (`probes.py`) and what shares are reported of which out
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,9 @@ class Outcome:
 
     `beyond_window`: the fact was not wholly inside the last `window` tokens when the reply ended.
     `blocks`: first tokens of the archived blocks that were attended while replying, most attended first; each holds
-    `block_size` tokens. `gold_read`: whether one of them held part of the fact, at any layer and kv head; None where
-    the policy archives no blocks, or the fact stood elsewhere (in the sinks, in the local window).
+    `block_size` tokens, or up to as many where blocks end with sentences. `gold_read`: whether one of them held part of
+    the fact, at any layer and kv head; None where the policy archives no blocks, or the fact stood elsewhere (in the
+    sinks, in the local window).
     """
 
     probe: Probe
@@ -118,14 +119,17 @@ def _ask_together(
     fork = FollowedCache(cache.select([0] * len(probes)))
     replies: list[list[int]] = [[] for _ in probes]
     attended: list[Counter[int]] = [Counter() for _ in probes]
-    for emitted in generate(model, prompts, fork, max_new_tokens=max_new_tokens, stop_ids=tokenizer.stop_ids):
+    sizes = fork.sizes
+    breaks = tokenizer.sentence_ends if sizes and sizes.by_sentence else ()
+    for emitted in generate(
+        model, prompts, fork, max_new_tokens=max_new_tokens, stop_ids=tokenizer.stop_ids, breaks=breaks
+    ):
         attended[emitted.row].update(fork.blocks(emitted.row))
         if emitted.token not in tokenizer.stop_ids:
             replies[emitted.row].append(emitted.token)
     for probe, prompt, ids, counts in zip(probes, prompts, replies, attended, strict=True):
         reply = tokenizer.decode(ids, skip_special=True)
         end = cache.lengths[0] + len(prompt) + len(ids)
-        sizes = fork.sizes
         yield Outcome(
             probe,
             reply.strip(),
@@ -133,14 +137,13 @@ def _ask_together(
             probe.fact_start_token < end - window,
             tuple(block for block, _ in counts.most_common(BLOCKS_KEPT)),
             sizes.block if sizes else None,
-            _gold_read(probe, counts, sizes, cache.lengths[0]) if sizes else None,
+            _gold_read(cache, probe, counts) if isinstance(cache, BlockMemoryCache) else None,
         )
 
 
-def _gold_read(probe: Probe, attended: Iterable[int], sizes: Sizes, length: int) -> bool | None:
-    if probe.fact_end_token <= sizes.sinks or probe.fact_start_token >= sizes.local_start(length):
-        return None
-    return any(start < probe.fact_end_token and start + sizes.block > probe.fact_start_token for start in attended)
+def _gold_read(cache: BlockMemoryCache, probe: Probe, attended: Container[int]) -> bool | None:
+    holding = cache.blocks_with(0, probe.fact_start_token, probe.fact_end_token)
+    return any(block in attended for block in holding) if holding else None
 
 
 class FollowedCache:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from handscroll.kvcache import Full, Policy, describe
+from handscroll.kvcache import Full, Policy, cuts_sentences, describe
 from handscroll.measure.likelihood import PositionCurve
 from handscroll.measure.policies import FULL_LIMIT
 from handscroll.measure.reading import ReadStep, read_document
@@ -36,7 +36,8 @@ def measure(subject: Subject, policies: Sequence[Policy], options: PerplexityOpt
         name = policy_name(describe(policy))
         limit = options.full_limit if isinstance(policy, Full) else None
         step: ReadStep | None = None
-        for step in read_document(subject.model, ids[:limit], policy):
+        breaks = subject.tokenizer.sentence_ends if cuts_sentences(policy) else ()
+        for step in read_document(subject.model, ids[:limit], policy, breaks=breaks):
             yield SuiteStep(name, number, len(policies), step)
         assert step is not None
         assert step.reading.likelihood is not None
