@@ -210,14 +210,16 @@ class BlockLayer(LayerCache):
         for row in (rows[place] for place in choosing):
             state = self.rows[row]
             chosen_KN = state.best(self.sizes, self.per_head)
-            state.lookups.note(chosen_KN, state.chosen_KN)
+            # Where all heads choose the same, one of them is looked at: a token's time counts.
+            seen = slice(None) if self.per_head else slice(1)
+            state.lookups.note(chosen_KN[seen], None if state.chosen_KN is None else state.chosen_KN[seen])
             if state.chosen_KN is None or not torch.equal(chosen_KN, state.chosen_KN):
                 self._lay(row, chosen_KN, slice(state.local_slot(self.sizes), state.filled))
 
     def _lay(self, row: int, chosen_KN: Tensor | None, local: slice) -> None:
         """Lays the row's slots anew: the same sinks, `chosen_KN` blocks, what stood in slots `local` (mutates)."""
         buffers, state, sizes = self.buffers, self.rows[row], self.sizes
-        state.choose(chosen_KN)
+        state.choose(chosen_KN, sizes)
         first = state.local_slot(sizes)
         last = first + local.stop - local.start
         if first != local.start:
@@ -232,6 +234,8 @@ class BlockLayer(LayerCache):
     def _gather(self, state: Row, places_KN: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (K, S, D) of a row's archived blocks, each head's own side by side."""
         key_KSD, value_KSD = self.store.gather(state.table_N[places_KN], self.buffers.device)
+        if not self.sizes.by_sentence:
+            return key_KSD, value_KSD
         lengths_N, block = state.lengths_of(places_KN[0]), self.sizes.block
         return join(key_KSD, lengths_N, block), join(value_KSD, lengths_N, block)
 

@@ -89,10 +89,15 @@ class Row:
         if self.claims_KN is not None:
             self.claims_KN = torch.nn.functional.pad(self.claims_KN, (0, len(blocks.numbers_N)))
 
-    def choose(self, chosen_KN: Tensor | None) -> None:
+    def choose(self, chosen_KN: Tensor | None, sizes: Sizes) -> None:
         """These blocks are read from now on (mutates)."""
         self.chosen_KN = chosen_KN
-        self.retrieved = 0 if chosen_KN is None else int(self.lengths_of(chosen_KN[0]).sum())
+        if chosen_KN is None:
+            self.retrieved = 0
+        elif sizes.by_sentence:
+            self.retrieved = int(self.lengths_of(chosen_KN[0]).sum())
+        else:
+            self.retrieved = chosen_KN.shape[1] * sizes.block
 
     def best(self, sizes: Sizes, per_head: bool) -> Tensor:
         """(K, N): the places that each kv head claims most, as many as may be read, in the order of the text.
