@@ -26,6 +26,11 @@ VARIANTS = {
     "offloaded_sinks": {"policy": "offloaded", "recent": 0, "to": "file", "inner": "attention_sinks"},
     "offloaded_blocks": {"policy": "offloaded", "to": "file", "inner": {"policy": "block_memory", "window": 40}},
     "quantized": {"policy": "quantized", "recent": 512},
+    "block_memory_bounds": {"policy": "block_memory", "window": 40, "representative": "bounds"},
+    "block_memory_per_head": {"policy": "block_memory", "window": 40, "selection": "per_head"},
+    "block_memory_dense": {"policy": "block_memory", "window": 40, "dense_layers": 1},
+    "block_memory_local": {"policy": "block_memory", "window": 40, "local_layers": 1},
+    "block_memory_sentences": {"policy": "block_memory", "window": 40, "cut": "sentences"},
     "block_memory_odd": {"policy": "block_memory", "block_size": 5, "sinks": 3, "blocks": 4, "tile": 12, "window": 50},
 }
 
@@ -238,6 +243,7 @@ def test_what_is_described_makes_the_same_policy() -> None:
         SlidingWindow(77),
         AttentionSinks(sinks=0, tile=1),
         BlockMemory(blocks=3, representative="mean"),
+        BlockMemory(selection="per_head", local_layers=1, dense_layers=2, device_blocks=4),
         make_policy("full"),
     ):
         assert make_policy(describe(policy)) == policy
@@ -257,6 +263,9 @@ def test_what_is_described_makes_the_same_policy() -> None:
         ({"policy": "block_memory", "sinks": -1}, "sinks=-1"),
         ({"policy": "block_memory", "recency": 0}, "recency=0: more than 0, at most 1"),
         ({"policy": "block_memory", "recency": 1.5}, "recency=1.5"),
+        ({"policy": "block_memory", "selection": "mine"}, "selection='mine': known are shared, per_head"),
+        ({"policy": "block_memory", "dense_layers": -1}, "dense_layers=-1: block_memory needs at least 0"),
+        ({"policy": "block_memory", "device_blocks": 3}, "device_blocks=3: 0, or at least the 4 blocks"),
     ],
 )
 def test_bad_options_are_refused_by_name(named: object, message: str) -> None:

@@ -59,6 +59,13 @@ def make_policy(name: str | Mapping[str, Any] | Policy) -> Policy:
     return policy(**options)
 
 
+def cuts_sentences(policy: Policy) -> bool:
+    """Whether whoever reads a text for this policy has to say where its sentences end."""
+    if isinstance(policy, Quantized | Offloaded):
+        return cuts_sentences(policy.inner)
+    return isinstance(policy, BlockMemory) and policy.cut == "sentences"
+
+
 def describe(policy: Policy) -> dict[str, Any]:
     """The policy as `make_policy` takes it, defaults left out."""
     name = next(name for name, kind in POLICIES.items() if isinstance(policy, kind) and type(policy) is kind)
@@ -78,6 +85,7 @@ __all__ = [
     "Policy",
     "Quantized",
     "SlidingWindow",
+    "cuts_sentences",
     "describe",
     "make_policy",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from handscroll.generation.engine import CHUNK
-from handscroll.kvcache import AttentionSinks, Full, Policy, SlidingWindow, describe
+from handscroll.kvcache import AttentionSinks, Full, Policy, SlidingWindow, cuts_sentences, describe
 from handscroll.measure.attended import attended_keys
 from handscroll.measure.probes import Probe
 from handscroll.measure.reading import Reading, ReadStep, read_document
@@ -58,10 +58,11 @@ def measure_policy(
         require(kv_bytes(model.config, len(ids)), f"a full cache of {len(ids):,} tokens", model.device)
     points = [length for length in sorted(probes_by_length) if limit is None or length <= limit]
     window = model_window(model, policy)
+    breaks = tokenizer.sentence_ends if cuts_sentences(policy) else ()
     outcomes: list[Outcome] = []
     speeds: list[tuple[int, float]] = []
     step: ReadStep | None = None
-    for step in read_document(model, ids, policy, points=points, likelihood=likelihood, chunk=chunk):
+    for step in read_document(model, ids, policy, points=points, likelihood=likelihood, chunk=chunk, breaks=breaks):
         yield step
         if step.is_point:
             speeds.append((step.tokens, step.tokens_per_second))
