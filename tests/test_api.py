@@ -258,7 +258,7 @@ def test_a_conversation_is_answered_after_its_context(model: Transformer, tokeni
         ({"prompt": []}, "there are no messages"),
         (
             {"cache": "blok_memory"},
-            "unknown cache policy 'blok_memory': known are full, sliding_window, attention_sinks, block_memory",
+            "unknown cache policy 'blok_memory': known are full, sliding_window, attention_sinks, heavy_hitters",
         ),
         ({"cache": {"policy": "full", "window": 3}}, "full has no option 'window'"),
         ({"cache": {"policy": "sliding_window", "window": -3}}, "window=-3"),

@@ -8,7 +8,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from handscroll.kvcache import POLICIES, AttentionSinks, BlockMemory, Full, Policy, SlidingWindow, make_policy
+from handscroll.kvcache import (
+    POLICIES,
+    AttentionSinks,
+    BlockMemory,
+    Full,
+    HeavyHitters,
+    Policy,
+    SlidingWindow,
+    make_policy,
+)
 from handscroll.measure import policies
 from handscroll.measure.extrapolation import extrapolate_chunks
 from handscroll.measure.policies import AskStep, measure_policy
@@ -113,6 +122,8 @@ def test_shares_are_those_of_the_greatest_length_and_window_shares_those_of_all(
         (SlidingWindow(window=50), 50),
         (AttentionSinks(), 128),
         (AttentionSinks(window=50), 4 + 50 + 16),
+        (HeavyHitters(), 128),
+        (HeavyHitters(heavy=20, recent=30), 20 + 30 + 16),
         (BlockMemory(), 72),
         (BlockMemory(blocks=2, window=40, sinks=4), 4 + 2 * 8 + 40 + 16),
         (BlockMemory(local_layers=1), 72),
@@ -148,6 +159,7 @@ def test_the_window_is_the_narrower_one(model: Transformer) -> None:
     assert policies.model_window(model, SlidingWindow(window=50)) == 50
     assert policies.model_window(model, SlidingWindow(window=5000)) == 128
     assert policies.model_window(model, AttentionSinks()) == 128 - 4 - 16
+    assert policies.model_window(model, HeavyHitters(recent=30)) == 30
     assert policies.model_window(model, BlockMemory()) == 128
 
 

@@ -22,16 +22,24 @@ from typing import Any
 from handscroll.kvcache.attention_sinks import AttentionSinks
 from handscroll.kvcache.block_memory import BlockMemory
 from handscroll.kvcache.full import Full
+from handscroll.kvcache.heavy_hitters import HeavyHitters
 from handscroll.kvcache.offloaded import Offloaded
+from handscroll.kvcache.per_head_budget import PerHeadBudget
 from handscroll.kvcache.quantized import Quantized
 from handscroll.kvcache.sliding_window import SlidingWindow
+from handscroll.kvcache.snapkv import SnapKV
 
-Policy = Full | SlidingWindow | AttentionSinks | BlockMemory | Quantized | Offloaded
+Policy = (
+    Full | SlidingWindow | AttentionSinks | HeavyHitters | SnapKV | PerHeadBudget | BlockMemory | Quantized | Offloaded
+)
 
 POLICIES: dict[str, type[Policy]] = {
     "full": Full,
     "sliding_window": SlidingWindow,
     "attention_sinks": AttentionSinks,
+    "heavy_hitters": HeavyHitters,
+    "snapkv": SnapKV,
+    "per_head_budget": PerHeadBudget,
     "block_memory": BlockMemory,
     "quantized": Quantized,
     "offloaded": Offloaded,
@@ -81,10 +89,13 @@ __all__ = [
     "AttentionSinks",
     "BlockMemory",
     "Full",
+    "HeavyHitters",
     "Offloaded",
+    "PerHeadBudget",
     "Policy",
     "Quantized",
     "SlidingWindow",
+    "SnapKV",
     "cuts_sentences",
     "describe",
     "make_policy",

@@ -33,6 +33,11 @@ def nbytes(*tensors: Tensor) -> int:
 PIECE = 2048
 
 
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Slots (K, S, D) side by side; one part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
+
+
 class Held(NamedTuple):
     """Keys and values (B, K, S, D) of some slots. Row b's are tokens `firsts[b]`, `firsts[b]` + 1 ..., `counts[b]`."""
 
@@ -131,6 +136,18 @@ class TokenStore:
                     local_KSD[:, :kept] = local_KSD[:, dropped : dropped + kept].clone()
                 self.bases[row] += dropped
 
+    def rows(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values (K, S, D) of each row's slots, on the device."""
+        assert self.key_BKSD is not None
+        held = list(self.pieces(self.key_BKSD.device))
+        return [
+            (
+                joined([part.key_BKSD[row, :, : part.counts[row]] for part in held]),
+                joined([part.value_BKSD[row, :, : part.counts[row]] for part in held]),
+            )
+            for row in range(len(self.lengths))
+        ]
+
     def index_BS(self, device: torch.device) -> Tensor:
         """The index in each slot in use, -1 where a row has none."""
         slots_S = torch.arange(self.used, device=device)
@@ -154,9 +171,9 @@ class TokenStore:
     def bytes(self) -> Bytes:
         return Bytes(nbytes(*(buffer for buffer in (self.key_BKSD, self.value_BKSD) if buffer is not None)), 0)
 
-    def trim(self) -> None:
-        """Gives back room that is more than twice what is in use (mutates)."""
-        if self.key_BKSD is not None and self.value_BKSD is not None and self.key_BKSD.shape[2] > 2 * self.used:
+    def trim(self, times: int = 2) -> None:
+        """Gives back room that is more than `times` what is in use (mutates)."""
+        if self.key_BKSD is not None and self.value_BKSD is not None and self.key_BKSD.shape[2] > times * self.used:
             with lasting():
                 self.key_BKSD, self.value_BKSD = (
                     buffer_BKSD[:, :, : self.used].clone() for buffer_BKSD in (self.key_BKSD, self.value_BKSD)

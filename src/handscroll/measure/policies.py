@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from handscroll.generation.engine import CHUNK
-from handscroll.kvcache import AttentionSinks, Full, Policy, SlidingWindow, cuts_sentences, describe
+from handscroll.kvcache import AttentionSinks, Full, HeavyHitters, Policy, SlidingWindow, cuts_sentences, describe
 from handscroll.measure.attended import attended_keys
 from handscroll.measure.probes import Probe
 from handscroll.measure.reading import Reading, ReadStep, read_document
@@ -83,6 +83,8 @@ def model_window(model: Transformer, policy: Policy) -> int:
     trained = model.config.max_positions
     if isinstance(policy, AttentionSinks):
         return policy.sizes(trained).window
+    if isinstance(policy, HeavyHitters):
+        return policy.sizes(trained).recent
     return min(trained, policy.window or trained) if isinstance(policy, SlidingWindow) else trained
 
 
