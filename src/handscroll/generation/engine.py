@@ -47,17 +47,19 @@ def read(
     *,
     only_last: bool = False,
     breaks: Sequence[int] = (),
+    more: int = 0,
 ) -> Iterator[Read]:
     """Feeds each row's tokens to its row of the cache (mutates), `chunk` at a time; rows may differ in length.
 
     `only_last`: of each chunk only the hidden states of each row's last token in it, (B, 1, E), are computed.
     `breaks`: tokens that end a sentence, for a cache whose blocks end there.
+    `more`: tokens of the same texts that a later call brings, for a cache that goes by a text's length or end.
     """
     _check(prompts, cache, model)
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: at least 1 token is read at a time")
     total = max(len(prompt) for prompt in prompts)
-    totals = [held + len(prompt) for held, prompt in zip(cache.lengths, prompts, strict=True)]
+    totals = [held + len(prompt) + more for held, prompt in zip(cache.lengths, prompts, strict=True)]
     for first in range(0, total, chunk):
         lengths = [min(max(len(prompt) - first, 0), chunk) for prompt in prompts]
         tokens_BT = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)

@@ -105,8 +105,10 @@ def read_document(
     borders = sorted({*range(0, total, chunk), *points, total})
     for start, end in pairwise(borders):
         piece = ids[start:end]
+        # Where questions are asked, the text ends for a cache that goes by its end.
+        more = min(point for point in (*points, total) if point >= end) - end
         watch = Watch(model.device)
-        (progress,) = read(model, [piece], cache, end - start, only_last=predicted is None, breaks=breaks)
+        (progress,) = read(model, [piece], cache, end - start, only_last=predicted is None, breaks=breaks, more=more)
         seconds, cpu_seconds = watch.stop()
         held = cache.bytes()
         chunks.append(Chunk(start, end, seconds, cpu_seconds, held.device, held.host))
