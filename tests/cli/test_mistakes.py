@@ -15,7 +15,7 @@ Run = Callable[..., Any]
 MISTAKES = {
     "unknown policy": (
         ["generate", "model", "The", "--cache", "blok"],
-        "unknown cache policy 'blok': known are full, sliding_window, attention_sinks, block_memory",
+        "unknown cache policy 'blok': known are full, sliding_window, attention_sinks, heavy_hitters",
     ),
     "unknown option of a policy": (
         ["generate", "model", "The", "--cache", "full", "--cache.window=3"],

@@ -2,8 +2,9 @@
 
 Windows depend on absolute tiles of the text, never on the caller's chunks: a token sees `window` tokens before its tile
 (rounded to a block), and its tile up to itself. Selection does depend on chunks: blocks are chosen for a
-forward's first tile and then once per `reselect_reading` tokens, by a tile's last queries, and for the forward's last
-tile, on which the next token rests, by as many of its last queries as a tile has.
+forward's first tile and then once per `reselect_reading` tokens, by a tile's last queries, and for the text's last
+tile, on which the next token rests, by as many of its last queries as a tile has. A text ends with its forward unless
+the layout says that more follows.
 
 Letters: B rows, T tokens, H heads, K kv heads, D head width, A attended slots, S slots, N blocks, L tokens of a block,
 R representatives.
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor
 
 from handscroll.kernels.attention import additive
+from handscroll.kvcache.block_cuts import breaks_of, join, lengths_of, represent
 from handscroll.kvcache.block_selection import add_claims
-from handscroll.kvcache.block_slots import Buffers, Row
+from handscroll.kvcache.block_slots import Buffers, Row, mean_over_distances
 from handscroll.kvcache.layered import LayerCache, PerForward, attend
-from handscroll.kvcache.representatives import REPRESENTATIVES
+from handscroll.kvcache.representatives import QUERIES, REPRESENTATIVES
 from handscroll.kvcache.store import BlockStore
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 # Queries of a tile that choose blocks for the `reselect_reading` tokens that follow.
 READING_QUERIES = 2
+# They look at one candidate where a question looks at so many.
+READING_CANDIDATES = 4
 
 
 class Piece(NamedTuple):
@@ -55,8 +59,9 @@ class BlockLayer(LayerCache):
     ):
         self.options, self.sizes, self.position, self.store, self.shared = options, sizes, position, store, shared
         self.represent = REPRESENTATIVES[options.representative]
+        self.per_head = options.selection == "per_head"
         self.needs_weights = options.representative == "attended"
-        self.rows = [Row() for _ in range(rows)]
+        self.rows = [Row.empty(sizes) for _ in range(rows)]
         # A row of its tables for each slot, which is also a rotation for each distance.
         self.rotation = position.rotation(torch.arange(sizes.attended), torch.tensor(sizes.attended))
         # Queries of decoded tokens since the last selection.
@@ -80,6 +85,11 @@ class BlockLayer(LayerCache):
         if self._buffers is None:
             self._buffers = Buffers.empty(key_BKTD, self.sizes.attended)
             self.rotation = Rotation(*(table.to(key_BKTD.device) for table in self.rotation))
+        if self.sizes.by_sentence and layout.ends_BT is not None:
+            for state, found in zip(
+                self.rows, self.shared.get(layout, "breaks", lambda: breaks_of(layout)), strict=True
+            ):
+                state.breaks.extend(found)
         if query_BHTD.shape[2] == 1 and min(layout.lengths) == 1:
             return self._decode(query_BHTD, key_BKTD, value_BKTD, layout)
         self.pending = []
@@ -101,13 +111,17 @@ class BlockLayer(LayerCache):
         """Reads one row's tokens tile by tile (mutates)."""
         state, sizes, length = self.rows[row], self.sizes, query_HTD.shape[1]
         offset = 0
+        goes_on = layout.totals is not None and layout.totals[row] > state.length + length
         while offset < length:
             span = slice(offset, min(length, offset + sizes.tile - state.length % sizes.tile))
             self._archive(row)
-            if span.stop == length:
+            if span.stop == length and not goes_on:
                 self._select([row], query_HTD[None, :, max(0, length - sizes.tile) :], anew=True)
             elif offset == 0 or state.length - state.selected_at >= self.options.reselect_reading:
-                self._select([row], query_HTD[None, :, span][:, :, -READING_QUERIES:], anew=True)
+                asking_1HTD = query_HTD[None, :, span][:, :, -READING_QUERIES:]
+                self._select(
+                    [row], asking_1HTD, anew=True, candidates=-(-self.options.candidates // READING_CANDIDATES)
+                )
             attended = self._attend_tile(row, query_HTD[:, span], key_KTD[:, span], value_KTD[:, span], layout)
             yield Piece(span, *attended)
             offset = span.stop
@@ -117,9 +131,9 @@ class BlockLayer(LayerCache):
     ) -> tuple[Tensor, Tensor | None]:
         """Appends tokens within one tile and attends causally to all slots in use (mutates)."""
         state, buffers = self.rows[row], self.buffers
-        first = state.filled(self.sizes)
+        first = state.filled
         state.length += query_HTD.shape[1]
-        last = state.filled(self.sizes)
+        last = state.filled
         self._fill(row, first, key_KTD, value_KTD)
         visible_TS = torch.ones(last - first, last, dtype=torch.bool, device=key_KTD.device).tril(first)
         out_1HTD, weights_1HTS = attend(
@@ -145,7 +159,7 @@ class BlockLayer(LayerCache):
             asking_BHTD = torch.cat(self.pending, dim=2) if len(self.pending) > 1 else query_BH1D
             self._select(rows, asking_BHTD)
             self.pending = []
-        slots = [state.filled(self.sizes) for state in self.rows]
+        slots = [state.filled for state in self.rows]
         for state in self.rows:
             state.length += 1
         used = max(slots) + 1
@@ -174,42 +188,55 @@ class BlockLayer(LayerCache):
     def _archive(self, row: int) -> None:
         """At a tile's start, moves the blocks that left the local window to the store (mutates)."""
         state, sizes, buffers = self.rows[row], self.sizes, self.buffers
-        leaving = sizes.archived(state.length) - len(state.table_N)
-        if leaving <= 0:
+        ends = state.leaving(sizes)
+        if not ends:
             return
-        first, end = state.local_slot(sizes), state.filled(sizes)
-        last = first + leaving * sizes.block
-        key_NKLD, value_NKLD, received_NKL = buffers.blocks(row, slice(first, last), sizes.block)
-        representative_NKRD = self.represent(key_NKLD, received_NKL, self.options.representatives)
-        state.archive(self.store.append(key_NKLD, value_NKLD, representative_NKRD.transpose(0, 1)))
+        lengths = lengths_of(sizes.sinks + state.archived, ends)
+        first, filled = state.local_slot(sizes), state.filled
+        key_NKLD, value_NKLD, received_NKL = buffers.blocks(row, first, lengths, sizes.block)
+        number = min(self.options.representatives, sizes.shortest)
+        representative_NKRD = represent(self.represent, key_NKLD, received_NKL, lengths, number)
+        state.archive(self.store.append(key_NKLD, value_NKLD, representative_NKRD.transpose(0, 1)), ends)
         chosen_KN = state.chosen_KN
-        if len(state.table_N) <= sizes.blocks:
+        if state.archived <= sizes.retrieved:
             chosen_KN = torch.arange(len(state.table_N)).expand(key_NKLD.shape[1], -1)
-        self._lay(row, chosen_KN, slice(last, end))
+        self._lay(row, chosen_KN, slice(first + sum(lengths), filled))
 
-    def _select(self, rows: Sequence[int], query_BHTD: Tensor, *, anew: bool = False) -> None:
-        """Adds up what the queries of `rows` ask for, or counts `anew`, and takes the best blocks (mutates)."""
+    def _select(
+        self, rows: Sequence[int], query_BHTD: Tensor, *, anew: bool = False, candidates: int | None = None
+    ) -> None:
+        """Adds up what the queries of `rows` ask for, or counts `anew`, and takes the best blocks (mutates).
+
+        candidates: how many the index finds; as many as the options say by default.
+        """
         for row in rows:
             self.rows[row].selected_at = self.rows[row].length
             if anew:
                 self.rows[row].claims_KN = None
-        choosing = [place for place, row in enumerate(rows) if len(self.rows[row].table_N) > self.sizes.blocks]
+        choosing = [place for place, row in enumerate(rows) if self.rows[row].archived > self.sizes.retrieved]
         if not choosing:
             return
         if len(choosing) < len(rows):
             query_BHTD = query_BHTD[choosing]
         query_BHTD = self.position.rotate(query_BHTD, self._rotation_over_distances)
-        add_claims([self.rows[rows[place]] for place in choosing], query_BHTD, self.store, self.options.recency)
+        if self.options.representative in QUERIES:
+            query_BHTD = QUERIES[self.options.representative](query_BHTD)
+        choosing_rows = [self.rows[rows[place]] for place in choosing]
+        candidates = candidates or self.options.candidates
+        add_claims(choosing_rows, query_BHTD, self.store, self.options.recency, self._scale_D, candidates)
         for row in (rows[place] for place in choosing):
             state = self.rows[row]
-            chosen_KN = state.best(self.sizes.blocks)
+            chosen_KN = state.best(self.sizes, self.per_head)
+            # Where all heads choose the same, one of them is looked at: a token's time counts.
+            seen = slice(None) if self.per_head else slice(1)
+            state.lookups.note(chosen_KN[seen], None if state.chosen_KN is None else state.chosen_KN[seen])
             if state.chosen_KN is None or not torch.equal(chosen_KN, state.chosen_KN):
-                self._lay(row, chosen_KN, slice(state.local_slot(self.sizes), state.filled(self.sizes)))
+                self._lay(row, chosen_KN, slice(state.local_slot(self.sizes), state.filled))
 
     def _lay(self, row: int, chosen_KN: Tensor | None, local: slice) -> None:
         """Lays the row's slots anew: the same sinks, `chosen_KN` blocks, what stood in slots `local` (mutates)."""
         buffers, state, sizes = self.buffers, self.rows[row], self.sizes
-        state.chosen_KN = chosen_KN
+        state.choose(chosen_KN, sizes)
         first = state.local_slot(sizes)
         last = first + local.stop - local.start
         if first != local.start:
@@ -217,10 +244,17 @@ class BlockLayer(LayerCache):
             self._fill(row, first, buffers.key_BKAD[row, :, local].clone(), buffers.value_BKAD[row, :, local].clone())
             buffers.received_BKA[row, :, first:last] = received_KS
         buffers.received_BKA[row, :, last:] = 0
-        if state.num_chosen:
-            assert chosen_KN is not None
-            self._fill(row, sizes.sinks, *self.store.gather(state.table_N[chosen_KN], buffers.device))
+        if chosen_KN is not None:
+            self._fill(row, sizes.sinks, *self._gather(state, chosen_KN))
             buffers.received_BKA[row, :, sizes.sinks : first] = 0
+
+    def _gather(self, state: Row, places_KN: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (K, S, D) of a row's archived blocks, each head's own side by side."""
+        key_KSD, value_KSD = self.store.gather(state.table_N[places_KN], self.buffers.device)
+        if not self.sizes.by_sentence:
+            return key_KSD, value_KSD
+        lengths_N, block = state.lengths_of(places_KN[0]), self.sizes.block
+        return join(key_KSD, lengths_N, block), join(value_KSD, lengths_N, block)
 
     def _fill(self, row: int, first: int, key_KSD: Tensor, value_KSD: Tensor) -> None:
         """Writes keys and values to slots from `first` on, and the keys rotated there (mutates)."""
@@ -240,24 +274,20 @@ class BlockLayer(LayerCache):
 
     @cached_property
     def _rotation_over_distances(self) -> Rotation:
-        """The mean of the rotations from each slot of a retrieved block to the last slot of a full window.
+        return mean_over_distances(self.rotation, self.sizes)
 
-        A query turned by it and an unrotated key have, in one product, the mean score that the key would get in those
-        slots: what RoPE turns many times within the window cancels out, what it hardly turns counts. A bias by distance
-        is left out: it belongs to the slots, is the same whichever blocks are laid there, and drops out of a softmax.
-        """
-        nearest = self.sizes.window + self.sizes.tile
-        distances = slice(nearest, nearest + self.sizes.blocks * self.sizes.block)
-        # Standing at 0, a key is not turned, but multiplied by the attention factor as everywhere else.
-        key = self.rotation.cosine[:1]
-        return Rotation(*(table[distances].mean(dim=0, keepdim=True) * key for table in self.rotation))
+    @cached_property
+    def _scale_D(self) -> Tensor:
+        """What is left of each feature of a query that is turned by `_rotation_over_distances`, twice for `QUERIES`."""
+        features_11DD = torch.eye(self.buffers.key_BKAD.shape[-1], device=self.buffers.device)[None, None]
+        turned_11DD = self.position.rotate(features_11DD, self._rotation_over_distances)
+        scale_D: Tensor = turned_11DD[0, 0].norm(dim=-1)
+        return scale_D.repeat(2) if self.options.representative in QUERIES else scale_D
 
     def trace(self, row: int) -> list[list[int]]:
         """For each kv head, the first token of every block that the row now attends to."""
-        chosen_KN = self.rows[row].chosen_KN
-        if chosen_KN is None:
-            return []
-        starts: list[list[int]] = (self.sizes.sinks + chosen_KN * self.sizes.block).tolist()
+        state = self.rows[row]
+        starts: list[list[int]] = [] if state.chosen_KN is None else state.edges_N[state.chosen_KN].tolist()
         return starts
 
     def bytes(self) -> Bytes:
@@ -275,25 +305,22 @@ class BlockLayer(LayerCache):
     def _go_back(self, row: int, length: int) -> None:
         state, sizes, buffers = self.rows[row], self.sizes, self.buffers
         heads = buffers.key_BKAD.shape[1]
-        state.claims_KN, state.selected_at = None, 0
-        kept = sizes.archived(max(length - 1, 0))
-        local = slice(state.local_slot(sizes), state.filled(sizes))
-        returning_N = state.table_N[kept:]
-        state.length = length
-        needed = max(0, length - sizes.sinks - kept * sizes.block)
+        kept = state.kept(length, sizes)
+        local, needed = slice(state.local_slot(sizes), state.filled), max(0, length - int(state.edges_N[kept]))
+        returning_N = torch.arange(kept, len(state.table_N))
         if len(returning_N):
             both = zip(
-                self.store.gather(returning_N.expand(heads, -1), buffers.device),
+                self._gather(state, returning_N.expand(heads, -1)),
                 (buffers.key_BKAD[row, :, local], buffers.value_BKAD[row, :, local]),
                 strict=True,
             )
             key_KSD, value_KSD = (torch.cat(pair, dim=1)[:, :needed] for pair in both)
             self._fill(row, sizes.sinks, key_KSD, value_KSD)
             buffers.received_BKA[row, :, sizes.sinks :] = 0
-            state.forget_from(kept)
             local = slice(sizes.sinks, sizes.sinks + needed)
-        recent = torch.arange(max(0, kept - sizes.blocks), kept)
-        self._lay(row, recent.expand(heads, -1) if kept else None, slice(local.start, local.start + needed))
+        state.go_back(length, kept)
+        recent_KN = state.latest(sizes).expand(heads, -1) if kept else None
+        self._lay(row, recent_KN, slice(local.start, local.start + needed))
 
     def select(self, rows: Sequence[int], shared: PerForward) -> BlockLayer:
         chosen = BlockLayer(self.options, self.sizes, self.position, self.store, 0, shared)

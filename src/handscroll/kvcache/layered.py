@@ -14,6 +14,7 @@ from torch import Tensor
 from handscroll.kernels.attention import attention, attention_with_weights
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
+from handscroll.model.position import Position
 
 Value = TypeVar("Value")
 
@@ -97,6 +98,16 @@ class LayeredCache:
 def tile_of(trained: int) -> int:
     """Tokens of a tile, the absolute stretches of a text that windows and virtual positions depend on: 64 or fewer."""
     return max(1, min(64, trained // 8))
+
+
+def refuse_unless_turned_once(position: Position, policy: str) -> None:
+    """ValueError where a key that was turned when it came doesn't say by itself where it stands in the text."""
+    if position.depends_on_length or position.adds_bias:
+        raise ValueError(
+            f"{policy} keeps keys as their place in the text turned them, but this model's positions turn anew as a "
+            "text grows (dynamic NTK, LongRoPE) or weigh distances (ALiBi): use full, attention_sinks, or "
+            "heavy_hitters with positions=cache"
+        )
 
 
 def attend(

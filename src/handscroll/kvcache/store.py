@@ -13,11 +13,13 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from handscroll.kvcache.block_index import BlockIndex
 from handscroll.kvcache.blocks import Blocks, Plain
-from handscroll.kvcache.places import Place
+from handscroll.kvcache.places import Place, lasting
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Bytes
 
@@ -29,6 +31,11 @@ def nbytes(*tensors: Tensor) -> int:
 
 # Slots of a row that are attended to at a time where they come in pieces: keys and values stay in a processor's cache.
 PIECE = 2048
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Slots (K, S, D) side by side; one part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 
 class Held(NamedTuple):
@@ -129,6 +136,18 @@ class TokenStore:
                     local_KSD[:, :kept] = local_KSD[:, dropped : dropped + kept].clone()
                 self.bases[row] += dropped
 
+    def rows(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values (K, S, D) of each row's slots, on the device."""
+        assert self.key_BKSD is not None
+        held = list(self.pieces(self.key_BKSD.device))
+        return [
+            (
+                joined([part.key_BKSD[row, :, : part.counts[row]] for part in held]),
+                joined([part.value_BKSD[row, :, : part.counts[row]] for part in held]),
+            )
+            for row in range(len(self.lengths))
+        ]
+
     def index_BS(self, device: torch.device) -> Tensor:
         """The index in each slot in use, -1 where a row has none."""
         slots_S = torch.arange(self.used, device=device)
@@ -144,19 +163,21 @@ class TokenStore:
         chosen.lengths = [self.lengths[row] for row in rows]
         if self.key_BKSD is not None and self.value_BKSD is not None and rows:
             rows_B = torch.tensor(rows, device=self.key_BKSD.device)
-            chosen.key_BKSD = self.key_BKSD[:, :, : self.used].index_select(0, rows_B)
-            chosen.value_BKSD = self.value_BKSD[:, :, : self.used].index_select(0, rows_B)
+            with lasting():
+                chosen.key_BKSD = self.key_BKSD[:, :, : self.used].index_select(0, rows_B)
+                chosen.value_BKSD = self.value_BKSD[:, :, : self.used].index_select(0, rows_B)
         return chosen
 
     def bytes(self) -> Bytes:
         return Bytes(nbytes(*(buffer for buffer in (self.key_BKSD, self.value_BKSD) if buffer is not None)), 0)
 
-    def trim(self) -> None:
-        """Gives back room that is more than twice what is in use (mutates)."""
-        if self.key_BKSD is not None and self.value_BKSD is not None and self.key_BKSD.shape[2] > 2 * self.used:
-            self.key_BKSD, self.value_BKSD = (
-                buffer_BKSD[:, :, : self.used].clone() for buffer_BKSD in (self.key_BKSD, self.value_BKSD)
-            )
+    def trim(self, times: int = 2) -> None:
+        """Gives back room that is more than `times` what is in use (mutates)."""
+        if self.key_BKSD is not None and self.value_BKSD is not None and self.key_BKSD.shape[2] > times * self.used:
+            with lasting():
+                self.key_BKSD, self.value_BKSD = (
+                    buffer_BKSD[:, :, : self.used].clone() for buffer_BKSD in (self.key_BKSD, self.value_BKSD)
+                )
 
     def reserve(self, slots: int, like_BKTD: Tensor) -> None:
         """Makes room for so many slots of a row (mutates)."""
@@ -166,8 +187,9 @@ class TokenStore:
         room = max(slots, 2 * held if self.limit is None else min(2 * held, self.limit))
         batch, heads, _, width = like_BKTD.shape
         for name in ("key_BKSD", "value_BKSD"):
-            # Zeros, not empty: a masked slot still meets the softmax's zero weight, and 0 * NaN is NaN.
-            grown = like_BKTD.new_zeros(batch, heads, room, width)
+            with lasting():
+                # Zeros, not empty: a masked slot still meets the softmax's zero weight, and 0 * NaN is NaN.
+                grown = like_BKTD.new_zeros(batch, heads, room, width)
             if held:
                 grown[:, :, :held] = getattr(self, name)
             setattr(self, name, grown)
@@ -187,7 +209,7 @@ class Archive:
         self.blocks = blocks
         self.count = 0
         self.free: set[int] = set()
-        self.owners_N = torch.zeros(0, dtype=torch.int32)
+        self.owners_N = np.zeros(0, dtype=np.int32)
 
     def add(self, key_NKLD: Tensor, value_NKLD: Tensor) -> Tensor:
         """The numbers of these blocks, free places first (mutates); somebody must `own` them at once."""
@@ -197,26 +219,27 @@ class Archive:
         self.blocks.reserve(last, key_NKLD)
         self.blocks.write(numbers_N, key_NKLD, value_NKLD)
         if last > len(self.owners_N):
-            self.owners_N = torch.cat((self.owners_N, self.owners_N.new_zeros(max(last, 64))))
+            self.owners_N = np.concatenate((self.owners_N, np.zeros_like(self.owners_N, shape=max(last, 64))))
         self.free.difference_update(again)
         self.count = last
         return numbers_N
 
     def own(self, numbers_N: Tensor) -> ArchivedBlocks:
         """Keeps these blocks for as long as what is returned lives (mutates); others may own them as well."""
-        self.owners_N[numbers_N] += 1
+        self.owners_N[numbers_N.numpy()] += 1
         blocks = ArchivedBlocks(numbers_N)
         weakref.finalize(blocks, self._release, numbers_N).atexit = False
         return blocks
 
     def bytes(self) -> Bytes:
-        held, owners = self.blocks.nbytes(), nbytes(self.owners_N)
+        held, owners = self.blocks.nbytes(), self.owners_N.nbytes
         return Bytes(held, owners) if self.blocks.on_device else Bytes(0, held + owners)
 
     def _release(self, numbers_N: Tensor) -> None:
         """One owner less (mutates). Places without any are free, those at the end are given up."""
-        self.owners_N[numbers_N] -= 1
-        self.free.update(numbers_N[self.owners_N[numbers_N] == 0].tolist())
+        numbers = numbers_N.numpy()
+        self.owners_N[numbers] -= 1
+        self.free.update(numbers[self.owners_N[numbers] == 0].tolist())
         while self.count - 1 in self.free:
             self.count -= 1
             self.free.remove(self.count)
@@ -225,12 +248,13 @@ class Archive:
 class BlockStore(Archive):
     """Archived blocks, unrotated, each with its representatives.
 
-    Blocks wait in the host's memory where nothing else is said; representatives, which every selection reads, are on
-    the device.
+    Blocks wait in the host's memory where nothing else is said; representatives, which selections read, are on the
+    device. An `index`, where there is one, finds a few of them.
     """
 
-    def __init__(self, blocks: Blocks | None = None) -> None:
+    def __init__(self, blocks: Blocks | None = None, index: BlockIndex | None = None) -> None:
         super().__init__(blocks or Blocks(Plain(), Place("host")))
+        self.index = index
         self.representative_KNRD: Tensor | None = None
 
     @property
@@ -245,6 +269,8 @@ class BlockStore(Archive):
         self._reserve(self.count, representative_KNRD)
         assert self.representative_KNRD is not None
         self.representative_KNRD[:, numbers_N.to(representative_KNRD.device)] = representative_KNRD
+        if self.index is not None:
+            self.index.written(numbers_N.tolist())
         return self.own(numbers_N)
 
     def gather(self, numbers_KN: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -254,7 +280,9 @@ class BlockStore(Archive):
         return key_KNLD.flatten(1, 2), value_KNLD.flatten(1, 2)
 
     def bytes(self) -> Bytes:
-        held, stored = 0 if self.representative_KNRD is None else nbytes(self.representative_KNRD), super().bytes()
+        held, stored = 0 if self.index is None else self.index.nbytes(), super().bytes()
+        if self.representative_KNRD is not None:
+            held += nbytes(self.representative_KNRD)
         return Bytes(held + stored.device, stored.host)
 
     def _reserve(self, blocks: int, representative_KNRD: Tensor) -> None:
@@ -262,7 +290,8 @@ class BlockStore(Archive):
         if blocks <= held:
             return
         heads, _, number, width = representative_KNRD.shape
-        grown = representative_KNRD.new_empty(heads, max(blocks, 2 * held), number, width)
+        with lasting():
+            grown = representative_KNRD.new_empty(heads, max(blocks, held + held // 4), number, width)
         if self.representative_KNRD is not None:
             grown[:, :held] = self.representative_KNRD
         self.representative_KNRD = grown

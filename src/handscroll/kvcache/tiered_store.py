@@ -130,6 +130,11 @@ class TieredStore(TokenStore):
         device, host = map(sum, zip(self.hot.bytes(), self.archive.bytes(), strict=True))
         return Bytes(device, host + nbytes(*self.tables))
 
+    def trim(self, times: int = 2) -> None:
+        """That of the tokens on the device (mutates)."""
+        self.hot.trim(times)
+        self._look()
+
     def _keep(self, row: int, kept: slice) -> None:
         """Of a row's archived blocks only these stay (mutates)."""
         numbers_N = self.tables[row][kept]

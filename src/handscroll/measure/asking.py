@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from handscroll.generation import generate
-from handscroll.kvcache.block_layer import BlockLayer
 from handscroll.kvcache.block_memory import BlockMemoryCache, Sizes
 from handscroll.model import Bytes, Cache, LayerMemory, Transformer
 from handscroll.text import Tokenizer, chat_tokens
@@ -63,7 +62,10 @@ def _together(
     fork = FollowedCache(cache.select([0] * len(prompts)))
     tokens: list[list[int]] = [[] for _ in prompts]
     attended: list[Counter[int]] = [Counter() for _ in prompts]
-    for emitted in generate(model, prompts, fork, max_new_tokens=max_new_tokens, stop_ids=tokenizer.stop_ids):
+    breaks = tokenizer.sentence_ends if fork.sizes and fork.sizes.by_sentence else ()
+    for emitted in generate(
+        model, prompts, fork, max_new_tokens=max_new_tokens, stop_ids=tokenizer.stop_ids, breaks=breaks
+    ):
         attended[emitted.row].update(fork.blocks(emitted.row))
         if emitted.token not in tokenizer.stop_ids:
             tokens[emitted.row].append(emitted.token)
@@ -87,8 +89,7 @@ class FollowedCache:
     @property
     def sizes(self) -> Sizes | None:
         """The sizes of block_memory; None for caches that archive no blocks."""
-        layer = self._cache.layers[0]
-        return layer.sizes if isinstance(layer, BlockLayer) else None
+        return self._cache.sizes if isinstance(self._cache, BlockMemoryCache) else None
 
     def blocks(self, row: int) -> list[int]:
         """First tokens of the archived blocks that a row attends to now, once for every layer and kv head."""

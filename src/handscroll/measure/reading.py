@@ -81,11 +81,13 @@ def read_document(
     points: Sequence[int] = (),
     likelihood: bool = True,
     chunk: int = CHUNK,
+    breaks: Sequence[int] = (),
 ) -> Iterator[ReadStep]:
     """Reads `ids` from the beginning into one new cache; the last step's `reading` is the result.
 
     Chunks end at multiples of `chunk`, and at each of `points` (numbers of tokens) besides; the end is a point too
-    where it is among them. ValueError for an empty document or a point that lies outside it.
+    where it is among them. `breaks`: tokens that end a sentence. ValueError for an empty document, or a point that
+    lies outside it.
     """
     total = len(ids)
     if not total:
@@ -103,8 +105,10 @@ def read_document(
     borders = sorted({*range(0, total, chunk), *points, total})
     for start, end in pairwise(borders):
         piece = ids[start:end]
+        # Where questions are asked, the text ends for a cache that goes by its end.
+        more = min(point for point in (*points, total) if point >= end) - end
         watch = Watch(model.device)
-        (progress,) = read(model, [piece], cache, end - start, only_last=predicted is None)
+        (progress,) = read(model, [piece], cache, end - start, only_last=predicted is None, breaks=breaks, more=more)
         seconds, cpu_seconds = watch.stop()
         held = cache.bytes()
         chunks.append(Chunk(start, end, seconds, cpu_seconds, held.device, held.host))

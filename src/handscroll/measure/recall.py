@@ -6,11 +6,11 @@ Knows exact match, and where a question's fact stood when it was asked. Leaves t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from handscroll.kvcache.block_memory import Sizes
+from handscroll.kvcache.block_memory import BlockMemoryCache
 from handscroll.measure.asking import replies
 from handscroll.measure.probes import Probe
 from handscroll.measure.table import Table, Value
@@ -28,8 +28,9 @@ class Outcome:
 
     `beyond_window`: the fact was not wholly inside the last `window` tokens when the reply ended.
     `blocks`: first tokens of the archived blocks that were attended while replying, most attended first; each holds
-    `block_size` tokens. `gold_read`: whether one of them held part of the fact, at any layer and kv head; None where
-    the policy archives no blocks, or the fact stood elsewhere (in the sinks, in the local window).
+    `block_size` tokens, or up to as many where blocks end with sentences. `gold_read`: whether one of them held part of
+    the fact, at any layer and kv head; None where the policy archives no blocks, or the fact stood elsewhere (in the
+    sinks, in the local window).
     """
 
     probe: Probe
@@ -59,7 +60,7 @@ def ask(
 
     window: what counts as inside the window, in tokens; the trained one by default.
     """
-    questions, length = [probe.question for probe in probes], cache.lengths[0]
+    questions = [probe.question for probe in probes]
     asked = replies(model, tokenizer, cache, questions, batch=batch, max_new_tokens=max_new_tokens)
     for probe, reply in zip(probes, asked, strict=True):
         yield Outcome(
@@ -69,7 +70,7 @@ def ask(
             probe.fact_start_token < reply.end - (window or model.config.max_positions),
             tuple(block for block, _ in reply.blocks.most_common(BLOCKS_KEPT)),
             reply.sizes.block if reply.sizes else None,
-            _gold_read(probe, reply.blocks, reply.sizes, length) if reply.sizes else None,
+            _gold_read(cache, probe, reply.blocks) if isinstance(cache, BlockMemoryCache) else None,
         )
 
 
@@ -112,7 +113,6 @@ def depth_label(number: int, bins: int = DEPTH_BINS) -> str:
     return f"{100 * number // bins}-{100 * (number + 1) // bins} %"
 
 
-def _gold_read(probe: Probe, attended: Iterable[int], sizes: Sizes, length: int) -> bool | None:
-    if probe.fact_end_token <= sizes.sinks or probe.fact_start_token >= sizes.local_start(length):
-        return None
-    return any(start < probe.fact_end_token and start + sizes.block > probe.fact_start_token for start in attended)
+def _gold_read(cache: BlockMemoryCache, probe: Probe, attended: Container[int]) -> bool | None:
+    holding = cache.blocks_with(0, probe.fact_start_token, probe.fact_end_token)
+    return any(block in attended for block in holding) if holding else None

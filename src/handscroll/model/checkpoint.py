@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from handscroll.model.config import ModelConfig
 from handscroll.model.families import Family, Source, family_for, family_of
@@ -98,6 +98,17 @@ def load_model(
     model.load_state_dict(state, assign=True)
     model.source = Source(source_config, source_dtype, tied_head, extra)
     return model
+
+
+def lay_by_columns(model: Transformer) -> None:
+    """Lays the layers' matrices out input by input instead of output by output (mutates); no number changes.
+
+    For a model that generates on a CPU: a single token's products then read memory in its order, half as fast again
+    where weights don't fit into the processor's cache. Products of many tokens take the same time either way.
+    """
+    for module in model.layers.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data = module.weight.data.t().contiguous().t()
 
 
 def save_model(

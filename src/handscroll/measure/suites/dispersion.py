@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from handscroll.generation import read
-from handscroll.kvcache import Full, Policy
+from handscroll.kvcache import Full, Policy, cuts_sentences
 from handscroll.kvcache.full import FullLayer
 from handscroll.kvcache.sliding_window import WindowLayer
 from handscroll.measure.asking import prompt_ids
@@ -110,7 +110,8 @@ def measure(
     if isinstance(policy, Full):
         require(kv_bytes(model.config, len(ids)), f"a full cache of {len(ids):,} tokens", model.device)
     cache, reading, answering = policy.start(model.config, model.position, 1), 0.0, 0.0
-    for seconds, progress in timed(read(model, [ids], cache, only_last=True), model.device):
+    breaks = tokenizer.sentence_ends if cuts_sentences(policy) else ()
+    for seconds, progress in timed(read(model, [ids], cache, only_last=True, breaks=breaks), model.device):
         reading += seconds
         yield Work("reading", progress.tokens, progress.total)
     layers: list[list[Dispersion]] = []

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from handscroll.kvcache import Full, Policy
+from handscroll.kvcache import Full, Policy, cuts_sentences
 from handscroll.measure.attended import attended_keys
 from handscroll.measure.likelihood import PositionCurve
 from handscroll.measure.policies import FULL_LIMIT
@@ -36,7 +36,8 @@ def measure(
 ) -> Iterator[Work | Measured]:
     limit = options.full_limit if isinstance(policy, Full) else None
     step: ReadStep | None = None
-    for step in read_document(subject.model, ids[:limit], policy):
+    breaks = subject.tokenizer.sentence_ends if cuts_sentences(policy) else ()
+    for step in read_document(subject.model, ids[:limit], policy, breaks=breaks):
         yield Work("reading", step.tokens, step.total, "tokens", step.tokens_per_second)
     assert step is not None
     reading, end = step.reading, step.reading.chunks[-1]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from handscroll.generation import generate, read
-from handscroll.kvcache import Full, Policy
+from handscroll.kvcache import Full, Policy, cuts_sentences
 from handscroll.measure.asking import prompt_ids, replies
 from handscroll.measure.attended import attended_keys
 from handscroll.measure.policies import FULL_LIMIT
@@ -154,7 +154,8 @@ def measure(subject: Subject, policy: Policy, material: Material, options: TaskO
 def _after(subject: Subject, policy: Policy, written: Written, options: TaskOptions, taken: Taken) -> Iterator[Work]:
     model, asked = subject.model, written.sample.asked
     cache = policy.start(model.config, model.position, 1)
-    for seconds, progress in timed(read(model, [written.ids], cache, only_last=True), model.device):
+    breaks = subject.tokenizer.sentence_ends if cuts_sentences(policy) else ()
+    for seconds, progress in timed(read(model, [written.ids], cache, only_last=True, breaks=breaks), model.device):
         taken.read_seconds += seconds
         yield Work("reading", taken.done + progress.tokens, taken.total)
     taken.done += len(written.ids)
@@ -169,11 +170,13 @@ def _after(subject: Subject, policy: Policy, written: Written, options: TaskOpti
 
 def _with(subject: Subject, policy: Policy, written: Written, options: TaskOptions, taken: Taken) -> Iterator[Work]:
     model, tokenizer = subject.model, subject.tokenizer
+    breaks = tokenizer.sentence_ends if cuts_sentences(policy) else ()
+    how: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, "stop_ids": tokenizer.stop_ids, "breaks": breaks}
     for each in written.sample.asked:
         prompt = [*written.ids, *prompt_ids(tokenizer, each.question)]
         cache = policy.start(model.config, model.position, 1)
         reply: list[int] = []
-        emitted = generate(model, [prompt], cache, max_new_tokens=options.max_new_tokens, stop_ids=tokenizer.stop_ids)
+        emitted = generate(model, [prompt], cache, **how)
         # The first token comes once the whole prompt is read.
         for place, (seconds, one) in enumerate(timed(emitted, model.device)):
             if place == 0:
