@@ -23,7 +23,7 @@ def tokenizer() -> Tokenizer:
 
 
 def test_no_word_or_number_falls_into_pieces(tokenizer: Tokenizer) -> None:
-    english, chinese = map(adjectives_and_nouns, ("en", "zh"))
+    english, chinese = adjectives_and_nouns("en"), adjectives_and_nouns("zh")
     whole = [f" {word}" for word in english.adjectives] + [f"-{word}" for word in english.nouns]
     whole += [*chinese.adjectives, *chinese.nouns, " 100", "000", "999", "07"]
     assert [text for text in whole if len(tokenizer.encode(text)) > 1] == []

@@ -71,7 +71,7 @@ class TaskWriter:
         """Each pair of key and value once, then pairs at random; all values but a first mention's are supervised."""
         lang = rng.choice(self.languages)
         among = word_pool(lang, rng, rng.choice(FEW))
-        keys, values = distinct("words", lang, rng, among=among), distinct("numbers", lang, rng)
+        keys, values = distinct("words", lang, rng, among=among), distinct("numbers", lang, rng, among=among)
         pairs = list(islice(zip(keys, values, strict=True), stage.count))
         stated = {pair: rng.choice(STATEMENTS[lang]).format(key=pair[0], value=pair[1]) for pair in pairs}
         first, seen = pairs.copy(), set()

@@ -28,7 +28,8 @@ QUESTION = {"en": "What is the value of {key}?", "zh": "{key}的值是什么？"
 class KeyValueOptions:
     """form: one JSON object, or a sentence a pair. keys, values: what they are made of.
 
-    pool: keys of words are made of so many adjectives and nouns, so that most are alike; 0: of all.
+    pool: words are made of so many adjectives and nouns, numbers of so many groups of three digits and a last one, so
+    that most are alike; 0: of all.
     """
 
     form: str = "json"
@@ -71,7 +72,7 @@ def write(
 
 def _pairs(rng: random.Random, lang: str, options: KeyValueOptions) -> Iterator[tuple[str, str, str]]:
     among = word_pool(lang, rng, options.pool)
-    keys, values = distinct(options.keys, lang, rng, among=among), distinct(options.values, lang, rng)
+    keys, values = distinct(options.keys, lang, rng, among=among), distinct(options.values, lang, rng, among=among)
     for key, value in zip(keys, values, strict=True):
         text = f'"{key}": "{value}"' if options.form == "json" else PAIR[lang].format(key=key, value=value)
         yield key, value, text

@@ -41,7 +41,8 @@ class NeedleOptions:
     """RULER's parameters by shorter names.
 
     keys: different keys in the text; at least as many as are asked for. values: of each key. queries: keys a question.
-    pool: keys of words are made of so many adjectives and nouns, so that most are alike; 0: of all.
+    pool: words are made of so many adjectives and nouns, numbers of so many groups of three digits and a last one, so
+    that most are alike; 0: of all.
     haystack: "noise", "chronicle", "essay" (texts named in `haystack_files`), or "needles", which is made of others.
     """
 
@@ -71,7 +72,7 @@ def write(
     kinds = NOUNS[lang][options.value]
     per_question = options.queries * options.values
     among = word_pool(lang, rng, options.pool)
-    keys, values = distinct(options.key, lang, rng, among=among), distinct(options.value, lang, rng)
+    keys, values = distinct(options.key, lang, rng, among=among), distinct(options.value, lang, rng, among=among)
     asked_keys = [[next(keys) for _ in range(options.queries)] for _ in range(questions)]
     others = [next(keys) for _ in range(options.keys - questions * options.queries)]
     groups = [[(key, next(values)) for key in group for _ in range(options.values)] for group in asked_keys]
@@ -107,7 +108,7 @@ def write(
 def _needles(
     rng: random.Random, lang: str, options: NeedleOptions, taken: Collection[str], among: Words
 ) -> Iterator[str]:
-    keys, values = distinct(options.key, lang, rng, taken, among), distinct(options.value, lang, rng, taken)
+    keys, values = distinct(options.key, lang, rng, taken, among), distinct(options.value, lang, rng, taken, among)
     for key, value in zip(keys, values, strict=True):
         yield NEEDLE[lang].format(kinds=NOUNS[lang][options.value], key=key, value=value)
 

@@ -45,10 +45,11 @@ NOUNS_ZH = (
 
 
 class Words(NamedTuple):
-    """Adjectives and nouns of one language."""
+    """Adjectives and nouns of one language, and what numbers begin with, in groups of three digits; none: anything."""
 
     adjectives: tuple[str, ...]
     nouns: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
 
 @cache
@@ -82,19 +83,25 @@ def number(digits: int, rng: random.Random) -> str:
 def draw(kind: str, lang: str, rng: random.Random, nouns: int = 1, among: Words | None = None) -> str:
     """One key or value, which may come again. `nouns` follow the adjective of words; all are `among` these."""
     if kind == "numbers":
-        return number(NUMBER_DIGITS, rng)
+        # Where these run out, too, numbers are made of anything.
+        if among is None or not among.groups or nouns > 1:
+            return number(NUMBER_DIGITS, rng)
+        return "".join(rng.choices(among.groups, k=NUMBER_DIGITS // 3)) + str(rng.randrange(10 ** (NUMBER_DIGITS % 3)))
     if kind == "hex":
         return f"{rng.getrandbits(4 * HEX_DIGITS):0{HEX_DIGITS}x}"
     if kind == "uuids":
         return str(uuid.UUID(int=rng.getrandbits(128), version=4))
-    adjectives, names = among or adjectives_and_nouns(lang)
+    adjectives, names, _ = among or adjectives_and_nouns(lang)
     return ("" if lang == "zh" else "-").join([rng.choice(adjectives), *(rng.choice(names) for _ in range(nouns))])
 
 
 def word_pool(lang: str, rng: random.Random, size: int) -> Words:
-    """So many adjectives and nouns, at random; with 0 all of them."""
+    """So many adjectives, nouns and groups of digits, at random; with 0 all of them."""
     every = adjectives_and_nouns(lang)
-    return Words(*(tuple(rng.sample(words, min(size, len(words)))) for words in every)) if size else every
+    if not size:
+        return every
+    adjectives, nouns = (tuple(rng.sample(words, min(size, len(words)))) for words in every[:2])
+    return Words(adjectives, nouns, tuple(number(3, rng) for _ in range(size)))
 
 
 def distinct(
