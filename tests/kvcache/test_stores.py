@@ -10,8 +10,9 @@ from handscroll.kernels.quantize import dequantize, quantize
 from handscroll.kvcache import describe, make_policy
 from handscroll.kvcache.blocks import GROUP
 from handscroll.kvcache.full import FullLayer
-from handscroll.kvcache.layered import LayeredCache, PerForward
+from handscroll.kvcache.layered import LayeredCache, Origin, PerForward
 from handscroll.kvcache.store import TokenStore
+from handscroll.kvcache.stores import CONTIGUOUS
 from handscroll.model import Cache, Transformer
 
 INNER = ["full", "sliding_window", "attention_sinks", {"policy": "block_memory", "window": 40}]
@@ -57,7 +58,8 @@ def test_quantized_full_equals_the_slow_reference(
 ) -> None:
     tokens_BT, shared = text(2, sum(chunks)), PerForward()
     layers = [FullLayer(model.position, RoundTrip(2, bits, recent), shared) for _ in model.layers]
-    expected = feed(model, LayeredCache(layers, shared), tokens_BT, chunks)
+    origin = Origin("round trip", CONTIGUOUS, model.position)
+    expected = feed(model, LayeredCache(layers, shared, origin), tokens_BT, chunks)
     logits = feed(model, start({"policy": "quantized", "bits": bits, "recent": recent}, model, 2), tokens_BT, chunks)
     error = float((logits - expected).abs().mean())
     rounding = float((logits - feed(model, start("full", model, 2), tokens_BT, chunks)).abs().mean())
@@ -108,8 +110,8 @@ def test_bytes_are_fewer(model: Transformer) -> None:
         held[name] = cache.bytes()
     full = held["full"].device
     assert held["full"].host == 0
-    # Codes, and 4 bytes of scale and zero for every 32 of them or, where a head is narrower, for every value. An archive
-    # has up to a quarter of its room to spare.
+    # Codes, and 4 bytes of scale and zero for every 32 of them or, where a head is narrower, for every value. An
+    # archive has up to a quarter of its room to spare.
     head = model.config.head_width
     for bits in (8, 4):
         expected = (2 * bits / 8 + 4 / GROUP + 4 / min(GROUP, head)) / 8

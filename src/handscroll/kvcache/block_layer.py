@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from handscroll.kvcache.archive import together
 from handscroll.kvcache.block_selection import add_claims
 from handscroll.kvcache.block_slots import Buffers, Row
 from handscroll.kvcache.layered import LayerCache, PerForward, attend
 from handscroll.kvcache.representatives import REPRESENTATIVES
+from handscroll.kvcache.state import State
 from handscroll.kvcache.store import BlockStore
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
@@ -58,8 +60,6 @@ class BlockLayer(LayerCache):
         self.rows = [Row() for _ in range(rows)]
         # A row of its tables for each slot, which is also a rotation for each distance.
         self.rotation = position.rotation(torch.arange(sizes.attended), torch.tensor(sizes.attended))
-        # Queries of decoded tokens since the last selection.
-        self.pending: list[Tensor] = []
         self._buffers: Buffers | None = None
 
     @property
@@ -81,7 +81,6 @@ class BlockLayer(LayerCache):
             self.rotation = Rotation(*(table.to(key_BKTD.device) for table in self.rotation))
         if query_BHTD.shape[2] == 1 and min(layout.lengths) == 1:
             return self._decode(query_BHTD, key_BKTD, value_BKTD, layout)
-        self.pending = []
         out_BHTD = torch.zeros_like(query_BHTD)
         weights_BHTA = None
         if layout.capture.weights:
@@ -100,6 +99,8 @@ class BlockLayer(LayerCache):
         """Reads one row's tokens tile by tile (mutates)."""
         state, sizes, length = self.rows[row], self.sizes, query_HTD.shape[1]
         offset = 0
+        if length:
+            state.pending = []
         while offset < length:
             span = slice(offset, min(length, offset + sizes.tile - state.length % sizes.tile))
             self._archive(row)
@@ -138,11 +139,13 @@ class BlockLayer(LayerCache):
         buffers, rows = self.buffers, range(len(self.rows))
         for row in rows:
             self._archive(row)
-        self.pending.append(query_BH1D)
-        if len(self.pending) >= self.options.reselect:
-            asking_BHTD = torch.cat(self.pending, dim=2) if len(self.pending) > 1 else query_BH1D
-            self._select(rows, asking_BHTD)
-            self.pending = []
+        for row in rows:
+            self.rows[row].pending.append(query_BH1D[row])
+        due = [row for row in rows if len(self.rows[row].pending) >= self.options.reselect]
+        if due:
+            self._select(due, torch.stack([torch.cat(self.rows[row].pending, dim=1) for row in due]))
+            for row in due:
+                self.rows[row].pending = []
         slots = [state.filled(self.sizes) for state in self.rows]
         for state in self.rows:
             state.length += 1
@@ -255,7 +258,6 @@ class BlockLayer(LayerCache):
 
     def truncate(self, lengths: Sequence[int]) -> None:
         """Never forgets what it needs: blocks come back from the store where the window moves back over them."""
-        self.pending = []
         for row, length in enumerate(lengths):
             if length < self.rows[row].length:
                 self._go_back(row, length)
@@ -263,7 +265,7 @@ class BlockLayer(LayerCache):
     def _go_back(self, row: int, length: int) -> None:
         state, sizes, buffers = self.rows[row], self.sizes, self.buffers
         heads = buffers.key_BKAD.shape[1]
-        state.claims_KN, state.selected_at = None, 0
+        state.claims_KN, state.selected_at, state.pending = None, 0, []
         kept = sizes.archived(max(length - 1, 0))
         local = slice(state.local_slot(sizes), state.filled(sizes))
         returning_N = state.table_N[kept:]
@@ -283,12 +285,45 @@ class BlockLayer(LayerCache):
         recent = torch.arange(max(0, kept - sizes.blocks), kept)
         self._lay(row, recent.expand(heads, -1) if kept else None, slice(local.start, local.start + needed))
 
-    def select(self, rows: Sequence[int], shared: PerForward) -> BlockLayer:
-        chosen = BlockLayer(self.options, self.sizes, self.position, self.store, 0, shared)
-        chosen.rotation = self.rotation
+    def select(self, rows: Sequence[int], shared: PerForward) -> Self:
+        chosen = self._empty(shared)
         chosen.rows = [self.rows[row].fork() for row in rows]
         if self._buffers is not None:
             index_B = torch.tensor(list(rows), dtype=torch.int64, device=self._buffers.device)
             chosen._buffers = self._buffers.select(index_B)
-            chosen.pending = [query_BHTD[index_B] for query_BHTD in self.pending]
         return chosen
+
+    def join(self, other: Self, shared: PerForward) -> Self:
+        joined = (self if self._buffers is not None else other)._empty(shared)
+        joined.store = self.store
+        tables = self.store.adopt(other.store, [row.table_N for row in other.rows])
+        moved = [row.moved(table_N, self.store) for row, table_N in zip(other.rows, tables, strict=True)]
+        joined.rows = [row.fork() for row in self.rows] + moved
+        filled = self._buffers or other._buffers
+        if filled is not None:
+            ours = self._buffers or filled.blank(len(self.rows))
+            joined._buffers = ours.join(other._buffers or filled.blank(len(other.rows)))
+        return joined
+
+    def state(self) -> State:
+        numbers_N, tables = together([row.table_N for row in self.rows])
+        return {
+            "store": self.store.state(numbers_N),
+            "tables": tables,
+            "rows": [row.state() for row in self.rows],
+            "buffers": None if self._buffers is None else vars(self._buffers),
+        }
+
+    def restore(self, state: State, device: torch.device) -> None:
+        self.store.restore(state["store"], device)
+        pairs = zip(state["rows"], state["tables"], strict=True)
+        self.rows = [Row.restored(row, device).moved(table_N, self.store) for row, table_N in pairs]
+        if state["buffers"] is not None:
+            self._buffers = Buffers(**{name: buffer.to(device) for name, buffer in state["buffers"].items()})
+            self.rotation = Rotation(*(table.to(device) for table in self.rotation))
+
+    def _empty(self, shared: PerForward) -> Self:
+        """A layer like this one, without rows."""
+        layer = type(self)(self.options, self.sizes, self.position, self.store, 0, shared)
+        layer.rotation = self.rotation
+        return layer

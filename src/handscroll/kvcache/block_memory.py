@@ -16,11 +16,10 @@ This file holds the options, the sizes that follow from them, and the cache; `bl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from handscroll.kvcache.block_layer import BlockLayer
-from handscroll.kvcache.layered import LayeredCache, PerForward, tile_of
+from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, tile_of
 from handscroll.kvcache.representatives import REPRESENTATIVES
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model.config import ModelConfig
@@ -67,7 +66,7 @@ class BlockMemory:
         """ValueError where sinks, blocks, window and tile together exceed the trained window."""
         sizes, shared = Sizes.of(self, config.max_positions), PerForward()
         layers = [BlockLayer(self, sizes, position, stores.blocks(), rows, shared) for _ in range(config.num_layers)]
-        return BlockMemoryCache(layers, shared)
+        return BlockMemoryCache(layers, shared, Origin(self, stores, position))
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,3 @@ class BlockMemoryCache(LayeredCache):
     def trace(self, row: int) -> list[list[list[int]]]:
         """For each layer and kv head, the first token of every block that the row now attends to."""
         return [layer.trace(row) for layer in self.layers if isinstance(layer, BlockLayer)]
-
-    def select(self, rows: Sequence[int]) -> BlockMemoryCache:
-        """A new cache of these rows, reordered, dropped or repeated."""
-        chosen = super().select(rows)
-        return BlockMemoryCache(chosen.layers, chosen._shared)

@@ -17,10 +17,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from handscroll.kvcache.store import ArchivedBlocks, nbytes
+from handscroll.kvcache.archive import Archive, ArchivedBlocks, nbytes
+from handscroll.kvcache.state import State
 
 if TYPE_CHECKING:
     from handscroll.kvcache.block_memory import Sizes
+
+# Blocks that a row owns, and gives up, together, where it was loaded or joined with all of them at once.
+OWNED = 64
 
 
 @dataclass
@@ -28,7 +32,8 @@ class Row:
     """What one sequence has archived and chosen.
 
     `table_N` maps its blocks, in the order of the text, to their numbers in the store; `owned` keeps them there, each
-    span beside the place of its first block in the table. `chosen_KN` are places in the table.
+    span beside the place of its first block in the table. `chosen_KN` are places in the table. `pending` are queries
+    (H, 1, D) of tokens decoded since the last selection.
     """
 
     length: int = 0
@@ -37,6 +42,7 @@ class Row:
     chosen_KN: Tensor | None = None
     claims_KN: Tensor | None = None
     selected_at: int = 0
+    pending: list[Tensor] = field(default_factory=list)
 
     @property
     def num_chosen(self) -> int:
@@ -73,7 +79,25 @@ class Row:
 
     def fork(self) -> Row:
         """A copy that shares archived blocks; tensors are replaced, never written to."""
-        return replace(self, owned=list(self.owned))
+        return replace(self, owned=list(self.owned), pending=list(self.pending))
+
+    def moved(self, table_N: Tensor, archive: Archive) -> Row:
+        """The same row with its blocks in another archive, at the numbers of `table_N`, which it owns from now on."""
+        firsts = range(0, len(table_N), OWNED)
+        owned = [(first, archive.own(table_N[first : first + OWNED])) for first in firsts]
+        return replace(self, table_N=table_N, owned=owned, pending=list(self.pending))
+
+    def state(self) -> State:
+        """All but the table, whose numbers are the archive's business."""
+        names = ("length", "chosen_KN", "claims_KN", "selected_at", "pending")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def restored(cls, state: State, device: torch.device) -> Row:
+        """A row without a table: see `moved`."""
+        claims_KN = state["claims_KN"]
+        claims_KN = None if claims_KN is None else claims_KN.to(device)
+        return cls(**state | {"claims_KN": claims_KN, "pending": [query.to(device) for query in state["pending"]]})
 
 
 @dataclass
@@ -130,6 +154,14 @@ class Buffers:
 
     def select(self, rows_B: Tensor) -> Buffers:
         return Buffers(*(buffer.index_select(0, rows_B) for buffer in vars(self).values()))
+
+    def join(self, other: Buffers) -> Buffers:
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Buffers(*(torch.cat(pair) for pair in pairs))
+
+    def blank(self, rows: int) -> Buffers:
+        """As many slots for other rows, in which nothing stands."""
+        return Buffers(*(buffer.new_zeros(rows, *buffer.shape[1:]) for buffer in vars(self).values()))
 
     def nbytes(self) -> int:
         return nbytes(*vars(self).values())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from handscroll.kvcache.archive import Archive
 from handscroll.kvcache.blocks import Blocks, FewBits, Plain
 from handscroll.kvcache.places import Place
-from handscroll.kvcache.store import Archive, BlockStore, TokenStore
+from handscroll.kvcache.store import BlockStore, TokenStore
 from handscroll.kvcache.tiered_store import TieredStore
 
 
