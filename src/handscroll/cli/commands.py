@@ -22,7 +22,7 @@ MISTAKES = (
     NotADirectoryError,
     PermissionError,
 )
-RESUMABLE = ("quickstart", "train", "extend")
+RESUMABLE = ("quickstart", "train", "extend", "read")
 # What a verb may tell of one call, in the context's meta: the options with a dot; whether --resume can go on with it.
 DOTTED, CAN_RESUME = "handscroll.dotted", "handscroll.can_resume"
 

@@ -80,7 +80,7 @@ class Archive:
 
     def own(self, numbers_N: Tensor) -> ArchivedBlocks:
         """Keeps these blocks for as long as what is returned lives (mutates); others may own them as well."""
-        self.owners_N[numbers_N] += 1
+        self._count(numbers_N, 1)
         blocks = ArchivedBlocks(numbers_N)
         weakref.finalize(blocks, self._release, numbers_N).atexit = False
         return blocks
@@ -89,9 +89,14 @@ class Archive:
         held, owners = self.blocks.nbytes(), nbytes(self.owners_N)
         return Bytes(held, owners) if self.blocks.on_device else Bytes(0, held + owners)
 
+    def _count(self, numbers_N: Tensor, owners: int) -> None:
+        # A row may be forgotten anywhere, and what inference has made can only be written to where it is declared.
+        with torch.inference_mode():
+            self.owners_N[numbers_N] += owners
+
     def _release(self, numbers_N: Tensor) -> None:
         """One owner less (mutates). Places without any are free, those at the end are given up."""
-        self.owners_N[numbers_N] -= 1
+        self._count(numbers_N, -1)
         self.free.update(numbers_N[self.owners_N[numbers_N] == 0].tolist())
         while self.count - 1 in self.free:
             self.count -= 1

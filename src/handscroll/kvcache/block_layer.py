@@ -139,13 +139,10 @@ class BlockLayer(LayerCache):
         buffers, rows = self.buffers, range(len(self.rows))
         for row in rows:
             self._archive(row)
-        for row in rows:
-            self.rows[row].pending.append(query_BH1D[row])
-        due = [row for row in rows if len(self.rows[row].pending) >= self.options.reselect]
-        if due:
-            self._select(due, torch.stack([torch.cat(self.rows[row].pending, dim=1) for row in due]))
-            for row in due:
-                self.rows[row].pending = []
+        if self.options.reselect == 1:
+            self._select(rows, query_BH1D)
+        else:
+            self._select_when_due(query_BH1D)
         slots = [state.filled(self.sizes) for state in self.rows]
         for state in self.rows:
             state.length += 1
@@ -205,6 +202,16 @@ class BlockLayer(LayerCache):
             chosen_KN = state.best(self.sizes.blocks)
             if state.chosen_KN is None or not torch.equal(chosen_KN, state.chosen_KN):
                 self._lay(row, chosen_KN, slice(state.local_slot(self.sizes), state.filled(self.sizes)))
+
+    def _select_when_due(self, query_BH1D: Tensor) -> None:
+        """A row's queries wait until there are enough of them, then choose together (mutates)."""
+        for state, query_H1D in zip(self.rows, query_BH1D, strict=True):
+            state.pending.append(query_H1D)
+        due = [row for row, state in enumerate(self.rows) if len(state.pending) >= self.options.reselect]
+        if due:
+            self._select(due, torch.stack([torch.cat(self.rows[row].pending, dim=1) for row in due]))
+            for row in due:
+                self.rows[row].pending = []
 
     def _lay(self, row: int, chosen_KN: Tensor | None, local: slice) -> None:
         """Lays the row's slots anew: the same sinks, `chosen_KN` blocks, what stood in slots `local` (mutates)."""

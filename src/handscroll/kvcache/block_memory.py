@@ -111,6 +111,11 @@ class Sizes:
 class BlockMemoryCache(LayeredCache):
     """A cache whose archive can be looked at. Forks (`select`) share archived blocks."""
 
+    @property
+    def block(self) -> int:
+        """Tokens of an archived block."""
+        return next(layer.sizes.block for layer in self.layers if isinstance(layer, BlockLayer))
+
     def trace(self, row: int) -> list[list[list[int]]]:
         """For each layer and kv head, the first token of every block that the row now attends to."""
         return [layer.trace(row) for layer in self.layers if isinstance(layer, BlockLayer)]

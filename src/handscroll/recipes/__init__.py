@@ -5,6 +5,7 @@
   budget as steps), `comparison.py` (the policies, one after the other) and `findings.py` (result and report)
 - `train.py`: any training run that a YAML file describes; `schema.py` says what such a file may hold
 - `extend.py`: a trained model under a longer window, tuned there on request
+- `read.py`: a text that is read once, and whose memory is saved; `ask.py`: questions about it
 - `events.py`: what a long run tells its caller
 
 What it promises: a run is a generator that never prints; a user's mistake is a ValueError before anything is written;
