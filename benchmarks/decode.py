@@ -20,6 +20,7 @@ from common import VOCABULARY, Clock, Run, arguments, compare, in_turns, load_th
 from handscroll.generation import generate
 from handscroll.kvcache import Full
 from handscroll.model import load_model
+from handscroll.model.checkpoint import lay_by_columns
 
 POSITIONS = 4096
 CACHED = (64, 2048)
@@ -33,6 +34,7 @@ def prompt(length: int) -> list[int]:
 
 def ours(folder: Path, length: int, new_tokens: int) -> Callable[[], list[Run]]:
     model = load_model(folder).eval()
+    lay_by_columns(model)
     ids = prompt(length)
 
     def work() -> list[Run]:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import handscroll as hs
 from handscroll.generation.engine import CHUNK
-from handscroll.kvcache import SlidingWindow
+from handscroll.kvcache import BlockMemory, SlidingWindow
+from handscroll.kvcache.block_memory import BlockMemoryCache
 from handscroll.measure import Table
 from handscroll.model import ModelConfig, Transformer
 from handscroll.recipes.folders import Loaded
@@ -27,6 +29,7 @@ TEXTS = [
     "天地玄黄，宇宙洪荒。日月盈昃，辰宿列张。" * 9,
 ]
 WINDOW = 64
+ENDS = (".", "!", "?", "。", "！", "？", "\n")
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +216,31 @@ def test_a_long_prompt_is_told_of_and_read_as_in_one_go(
     assert told[-1] == (total, total)
 
 
+def test_blocks_that_end_with_sentences_are_told_where_these_end(
+    model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the last chunk of the prompt, in it, and while writing."""
+    started: list[BlockMemoryCache] = []
+    start = BlockMemory.start
+
+    def watched(*given: Any) -> BlockMemoryCache:
+        started.append(start(*given))
+        return started[-1]
+
+    monkeypatch.setattr(BlockMemory, "start", watched)
+    monkeypatch.setattr("handscroll.recipes.generate.CHUNK", 128)
+    text = "The dog sleeps. " * 32
+    policy = BlockMemory(cut="sentences", block_size=12, blocks=2, window=12)
+    written = [*hs.generate(model, tokenizer, text, cache=policy, max_new_tokens=40)]
+    ids = [*tokenizer.encode(text), *(token.id for token in written)]
+    edges = started[0].layers[0].rows[0].edges_N.tolist()  # type: ignore[attr-defined]
+    assert len(ids) > edges[-1] > len(ids) - 40
+    for first, end in pairwise(edges):
+        inside = [n + 1 for n in range(first + 5, first + 12) if tokenizer.decode(ids[n : n + 1]).endswith(ENDS)]
+        assert end == (inside[-1] if inside else first + 12)
+    assert len({end - first for first, end in pairwise(edges)}) > 1
+
+
 def test_a_conversation_is_answered_after_its_context(model: Transformer, tokenizer: Tokenizer) -> None:
     message = {"role": "user", "content": "Who?"}
     answer = [*hs.generate(model, tokenizer, [message], context="A fox.", cache="full", max_new_tokens=5)]
@@ -230,7 +258,7 @@ def test_a_conversation_is_answered_after_its_context(model: Transformer, tokeni
         ({"prompt": []}, "there are no messages"),
         (
             {"cache": "blok_memory"},
-            "unknown cache policy 'blok_memory': known are full, sliding_window, attention_sinks, block_memory",
+            "unknown cache policy 'blok_memory': known are full, sliding_window, attention_sinks, heavy_hitters",
         ),
         ({"cache": {"policy": "full", "window": 3}}, "full has no option 'window'"),
         ({"cache": {"policy": "sliding_window", "window": -3}}, "window=-3"),

@@ -117,8 +117,9 @@ def evaluate(
 ) -> Table:
     """Measures a model under several ways of remembering, side by side; `Table.records()` gives plain rows.
 
-    "recall" reads a synthetic text and asks what it said, "perplexity" measures how well a text is predicted; `options`
-    are the suite's own, such as `tokens=131072`. Raises ValueError for an unknown suite, policy or option.
+    "recall" reads a synthetic text and asks what it said, "perplexity" measures how well a text is predicted, "ruler",
+    "needle", "qa" and others score long-context tasks; `options` are the suite's own, such as `tokens=131072`. Raises
+    ValueError for an unknown suite, policy or option.
     """
     from handscroll.measure.suites import evaluate as run
 

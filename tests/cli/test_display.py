@@ -82,6 +82,14 @@ def test_a_table_that_is_too_wide_is_turned() -> None:
     assert any("a rather long column 5" in line and "1,005" in line and "5" in line for line in lines)
 
 
+def test_a_table_of_many_rows_or_of_rows_with_one_name_stays_upright() -> None:
+    names = tuple(f"a rather long column {number}" for number in range(4))
+    for rows in ([(str(number), 1, 2, 3) for number in range(5)], [("4", 1, 2, 3), ("4", 4, 5, 6)]):
+        console, file = drawn(60)
+        print_table(console, Table("Title", names, tuple(rows)))
+        assert any(line.startswith("│ 4 ") for line in file.getvalue().splitlines())
+
+
 def test_json_is_one_line_of_readable_text(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"text": "天地 " * 200})
     shown = capsys.readouterr().out

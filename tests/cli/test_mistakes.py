@@ -15,7 +15,7 @@ Run = Callable[..., Any]
 MISTAKES = {
     "unknown policy": (
         ["generate", "model", "The", "--cache", "blok"],
-        "unknown cache policy 'blok': known are full, sliding_window, attention_sinks, block_memory",
+        "unknown cache policy 'blok': known are full, sliding_window, attention_sinks, heavy_hitters",
     ),
     "unknown option of a policy": (
         ["generate", "model", "The", "--cache", "full", "--cache.window=3"],
@@ -64,6 +64,12 @@ MISTAKES = {
     "unknown language": (["data", "chronicle", "--language", "fr", "--out", "w"], "fr"),
     "negative chronicle": (["data", "chronicle", "--tokens", "-5", "--out", "w"], "--tokens -5: it must be at least 1"),
     "chronicle over a file": (["data", "chronicle", "--out", "text.txt"], "text.txt is a file: give a folder"),
+    "unknown task": (["data", "tasks", "--task", "kvs", "--out", "w.jsonl"], "unknown task 'kvs': known are passkey"),
+    "unknown option of a task": (
+        ["data", "tasks", "--task", "kv", "--task.key=hex", "--out", "w"],
+        "kv has no option 'key'",
+    ),
+    "no rows": (["data", "tasks", "--task", "kv", "--count", "0", "--out", "w"], "--count 0: it must be at least 1"),
     "tokenizer of no folder": (["data", "chronicle", "--tokenizer", "no", "--out", "w"], "no is not a folder"),
     "missing recipe": (["train", "no.yaml"], "no.yaml is not a file: give the path of a recipe"),
     "mistyped key": (["train", "recipe.yaml", "trian.steps=3"], "trian is not a key of a recipe; did you mean train?"),

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import handscroll
 from handscroll.recipes.events import Advance, Event, Finished, Said
+from handscroll.text import read_rows
 
 Run = Callable[..., Any]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -244,6 +245,61 @@ def test_eval_prints_json_and_takes_policies_with_options(run: Run) -> None:
     assert "full: reading: 100 of 100 tokens" in ran.err
 
 
+def test_eval_of_several_suites_and_lengths_writes_a_folder_and_goes_on(run: Run, tmp_path: Path) -> None:
+    command = ["eval", "model", "--suite", "passkey,perplexity", "--lengths", "1k,600", "--language", "en"]
+    command += ["--policies", "full,sliding_window", "--questions", "2", "--suite.max_new_tokens=2", "--out", "longer"]
+    command += ["--suite.full_limit=700"]
+    ran = run(*command)
+    assert ran.code == 0, ran.err
+    for shown in ("passkey en", "1,024", "not read: over full_limit=700", "Perplexity", "Cost of a reading"):
+        assert shown in ran.out
+    written = json.loads((tmp_path / "longer" / "results.json").read_text(encoding="utf-8"))
+    assert {row["length"] for row in written["records"]} == {1024, 600}
+    assert {path.name for path in (tmp_path / "longer").iterdir()} == {
+        "results.json",
+        "index.html",
+        "heat-passkey.svg",
+        "quality-passkey.svg",
+    }
+    again = run(*command, "--json")
+    result = json.loads(again.out)
+    assert result["records"] == written["records"]
+    assert "holds 8 of 8 results" in again.err
+    other = run(*command, "--seed", "1")
+    assert other.code == 2
+    assert "another --out" in other.err
+
+
+def test_eval_of_one_suite_of_tasks_shows_its_table(run: Run) -> None:
+    ran = run(
+        *("eval", "model", "--suite", "qa", "--tokens", "700", "--policies", "sliding_window", "--json"),
+        *("--language", "zh", "--questions", "1", "--suite.max_new_tokens=2"),
+    )
+    assert ran.code == 0, ran.err
+    rows = json.loads(ran.out)["rows"]
+    kinds = ("one_hop", "two_hops", "aggregation", "time_order", "unanswerable")
+    assert [row["task"] for row in rows] == [f"qa: {kind} zh" for kind in kinds]
+    assert all(row["seconds reading"] > 0 and row["device MB"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--tokens", "5", "--lengths", "5"], "--lengths are several"),
+        (["--lengths", "4x"], "the length '4x' is not understood"),
+        (["--lengths", ""], "lengths are []"),
+        (["--suite", "recall,iq"], "unknown suite 'iq'"),
+        (["--suite", "kv,qa", "--suite.promt=with"], "no suite has the option 'promt'"),
+        (["--suite", "kv", "--suite.prompt=during"], "prompt='during'"),
+        (["--tokens", "0"], "tokens=0"),
+    ],
+)
+def test_eval_names_mistakes(run: Run, options: list[str], told: str) -> None:
+    ran = run("eval", "model", *options)
+    assert ran.code == 2
+    assert told in ran.err
+
+
 def test_chronicle_is_written(run: Run, tmp_path: Path) -> None:
     ran = run("data", "chronicle", "--tokens", "900", "--seed", "7", "--language", "zh", "--out", "world", "--json")
     result = json.loads(ran.out)
@@ -255,6 +311,31 @@ def test_chronicle_is_written(run: Run, tmp_path: Path) -> None:
     tokens = len(handscroll.load("model").tokenizer.encode((tmp_path / "counted" / "text.txt").read_text("utf-8")))
     assert json.loads(counted.out)["tokens"] == pytest.approx(tokens, rel=0.01)
     assert tokens >= 900
+
+
+def test_tasks_are_written_as_chats(run: Run, tmp_path: Path) -> None:
+    pairs = ["--task", "kv", "--task.keys=words", "--task.values", "numbers", "--tokens", "400", "--tokenizer", "model"]
+    ran = run("data", "tasks", *pairs, "--count", "4", "--out", "tasks/kv.jsonl", "--json")
+    assert json.loads(ran.out) == {
+        "out": "tasks/kv.jsonl", "task": "kv", "rows": 4, "tokens": 400, "languages": ["en", "zh"],
+    }  # fmt: skip
+    rows = read_rows(tmp_path / "tasks" / "kv.jsonl")
+    tokenizer = handscroll.load("model").tokenizer
+    for row in rows:
+        context, _, question = row["messages"][0]["content"].rpartition("\n")
+        assert 340 <= len(tokenizer.encode(context)) <= 400
+        key = question.removeprefix("What is the value of ").removesuffix("?").removesuffix("的值是什么？")
+        assert f'"{key}": "{row["messages"][1]["content"]}"' in context
+    assert len(rows) == 4
+
+
+def test_train_learns_from_tasks(run: Run, tmp_path: Path) -> None:
+    assert run("data", "tasks", "--task", "passkey", "--tokens", "200", "--count", "8", "--out", "keys.jsonl").code == 0
+    small = ["model.width=32", "model.layers=1", "model.head_width=16", "model.window=512", "tokenizer.vocab_size=300"]
+    assert run("train", str(EXAMPLES / "pretrain.yaml"), *small, "data.files=text.txt", "train.steps=1").code == 0
+    chats = ["data.files=keys.jsonl", "train.epochs=null", "train.steps=1", "train.windows_per_step=2"]
+    trained = run("train", str(EXAMPLES / "chat.yaml"), *chats)
+    assert trained.code == 0, trained.err
 
 
 @pytest.fixture
@@ -303,6 +384,7 @@ def test_help_of_every_verb_explains_every_option(run: Run) -> None:
     for verb in (
         ["quickstart"],
         ["data", "chronicle"],
+        ["data", "tasks"],
         ["train"],
         ["extend"],
         ["generate"],
@@ -345,3 +427,7 @@ def test_an_interruption_says_how_to_go_on(run: Run, recipe: Path, monkeypatch: 
         assert ran.code == 130
         assert ran.err == "handscroll: interrupted; the same command with --resume goes on\n"
     assert run(*extend).err == "handscroll: interrupted\n"
+    monkeypatch.setattr("handscroll.recipes.evaluate.evaluate", interrupted)
+    battery = ["eval", "model", "--suite", "kv", "--lengths", "600"]
+    assert run(*battery, "--out", "longer").err == "handscroll: interrupted; the same command goes on\n"
+    assert run(*battery).err == "handscroll: interrupted\n"

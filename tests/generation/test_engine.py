@@ -18,7 +18,11 @@ from handscroll.model.position import DynamicOptions
 MARGIN = 1e-4
 # Prompts of up to 40 tokens and as many new ones: within every policy's budget for a window of 128.
 NEW_TOKENS = 30
-SETTINGS = {name: {"policy": name} for name in POLICIES} | {"block_memory": {"policy": "block_memory", "window": 40}}
+SETTINGS = {name: {"policy": name} for name in POLICIES} | {
+    "block_memory": {"policy": "block_memory", "window": 40},
+    "snapkv": {"policy": "snapkv", "budget": 100},
+    "per_head_budget": {"policy": "per_head_budget", "budget": 100},
+}
 
 
 def continued(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from handscroll.kernels.attention import attention, attention_with_weights
+from handscroll.kernels.attention import additive, attention, attention_with_weights
 
 # Query heads, kv heads, query tokens, keys, head width.
 SHAPES = [
@@ -23,7 +23,7 @@ SHAPES = [
     (6, 2, 9, 40, 16),
     (4, 2, 150, 150, 16),
 ]
-MASKS = ["none", "causal", "shared", "row", "head", "head only"]
+MASKS = ["none", "causal", "shared", "row", "head", "head only", "bias", "bias of a head"]
 # Causal means that queries and keys are the same tokens.
 CASES = [(shape, kind) for shape in SHAPES for kind in MASKS if kind != "causal" or shape[2] == shape[3]]
 BATCH = 3
@@ -39,6 +39,11 @@ def inputs(num_heads: int, num_kv_heads: int, length: int, stored: int, width: i
 def make_mask(kind: str, num_heads: int, length: int, stored: int) -> Tensor | None:
     if kind in ("none", "causal"):
         return None
+    if kind.startswith("bias"):
+        visible = make_mask("row", num_heads, length, stored)
+        leading = (BATCH, num_heads) if kind == "bias" else (num_heads,)
+        bias = -9 * torch.rand(*leading, length, stored, generator=torch.Generator().manual_seed(4))
+        return additive(bias, visible, False)
     leading = {"shared": (1, 1), "row": (BATCH, 1), "head": (BATCH, num_heads), "head only": (num_heads,)}[kind]
     mask = torch.rand(*leading, length, stored, generator=torch.Generator().manual_seed(1)) < 0.6
     mask[..., 0] = True  # a softmax over nothing is NaN in any implementation
@@ -91,3 +96,23 @@ def test_keys_are_not_copied_for_one_query() -> None:
         attention(query, key, value, None, False)
     allocated = max(event.cpu_memory_usage for event in profile.events())
     assert allocated < key.nbytes / 4
+
+
+def test_an_additive_mask_is_added_to_scores() -> None:
+    """The definition again: one head, one query, with a bias, and later keys hidden by `causal`."""
+    query, key, value = (tensor.detach() for tensor in inputs(4, 2, 5, 5, 8))
+    bias = torch.randn(4, 5, 5, generator=torch.Generator().manual_seed(0))
+    out = attention(query, key, value, additive(bias, None, True), False)
+    scores = [float(query[1, 3, 2] @ key[1, 1, index]) / math.sqrt(8) + float(bias[3, 2, index]) for index in range(3)]
+    total = sum(map(math.exp, scores))
+    expected = sum(math.exp(score) / total * value[1, 1, index] for index, score in enumerate(scores))
+    torch.testing.assert_close(out[1, 3, 2], expected)
+
+
+@pytest.mark.parametrize("length", [1, 6])
+def test_a_bias_in_float32_serves_queries_in_half_precision(length: int) -> None:
+    query, key, value = (tensor.detach() for tensor in inputs(4, 2, length, 9, 8))
+    bias = make_mask("bias", 4, length, 9)
+    expected = attention(query, key, value, bias, False)
+    half = attention(query.bfloat16(), key.bfloat16(), value.bfloat16(), bias, False)
+    torch.testing.assert_close(half.float(), expected, atol=0.03, rtol=0)

@@ -3,16 +3,24 @@
 import pytest
 import torch
 
-from handscroll.model import ModelConfig, Transformer
+from handscroll.model import ModelConfig, RopeOptions, Transformer
+from handscroll.model.position import AlibiOptions
 
 WINDOW = 128
-SHAPES = {"multi_head": (4, 4), "grouped": (4, 2), "multi_query": (4, 1)}
+# Heads, kv heads, positions; ALiBi with a number of heads that is no power of two.
+SHAPES = {
+    "multi_head": (4, 4, RopeOptions()),
+    "grouped": (4, 2, RopeOptions()),
+    "multi_query": (4, 1, RopeOptions()),
+    "grouped_alibi": (6, 2, AlibiOptions()),
+}
 
 
 @pytest.fixture(params=SHAPES)
 def model(request: pytest.FixtureRequest) -> Transformer:
-    heads, kv_heads = SHAPES[request.param]
-    model = Transformer(ModelConfig(97, 64, 2, heads, kv_heads, 16, 96, WINDOW, qkv_bias=True), seed=1).eval()
+    heads, kv_heads, position = SHAPES[request.param]
+    config = ModelConfig(97, 64, 2, heads, kv_heads, 16, 96, WINDOW, position=position, qkv_bias=True)
+    model = Transformer(config, seed=1).eval()
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from handscroll.kvcache import AttentionSinks, SlidingWindow
 from handscroll.model import Capture, Layout, ModelConfig, RopeOptions, Transformer
-from handscroll.model.position import DynamicOptions, LongRopeOptions, YarnOptions, make_position
+from handscroll.model.config import PositionOptions
+from handscroll.model.position import (
+    AlibiOptions,
+    DynamicAlibiOptions,
+    DynamicOptions,
+    LongRopeOptions,
+    YarnOptions,
+    make_position,
+)
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
 CONFIG = ModelConfig(97, 32, 1, HEADS, KV_HEADS, WIDTH, 32, 64)
@@ -26,6 +34,8 @@ POSITIONS = {
     "yarn": YarnOptions(factor=4.0, original_max_positions=16),
     "dynamic": DynamicOptions(factor=2.0),
     "longrope": LongRopeOptions(short_factor=(1.0,) * 4, long_factor=(1.0, 2.0, 3.0, 4.0), original_max_positions=20),
+    "alibi": AlibiOptions(),
+    "dynamic_alibi": DynamicAlibiOptions(),
 }
 LENGTH = 150
 
@@ -40,7 +50,7 @@ def held(policy: AttentionSinks, now: int) -> list[int]:
 @pytest.mark.parametrize("chunks", [[LENGTH], [1] * LENGTH, [50, 7, 1, 1, 13, 78]], ids=["whole", "single", "mixed"])
 @pytest.mark.parametrize("options", POSITIONS.values(), ids=POSITIONS)
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_equals_the_slow_reference(policy: AttentionSinks, options: RopeOptions, chunks: list[int]) -> None:
+def test_equals_the_slow_reference(policy: AttentionSinks, options: PositionOptions, chunks: list[int]) -> None:
     """Each query alone: dense attention over the keys that it sees, each turned at its place among them."""
     config = dataclasses.replace(CONFIG, position=options)
     position = make_position(config)
@@ -61,8 +71,10 @@ def test_equals_the_slow_reference(policy: AttentionSinks, options: RopeOptions,
         key_KSD = position.rotate(key_1KTD[:, :, seen], position.rotation(torch.arange(len(seen)), length))[0]
         last = position.rotation(torch.tensor([len(seen) - 1]), length)
         query_HD = position.rotate(query_1HTD[:, :, now : now + 1], last)[0, :, 0]
+        bias_H1S = position.bias(torch.tensor([len(seen) - 1]), torch.arange(len(seen)), length)
         for head in range(HEADS):
-            weights_S = (key_KSD[head // 2] @ query_HD[head] / math.sqrt(WIDTH)).softmax(0)
+            scores_S = key_KSD[head // 2] @ query_HD[head] / math.sqrt(WIDTH)
+            weights_S = (scores_S if bias_H1S is None else scores_S + bias_H1S[head, 0]).softmax(0)
             expected_HTD[head, now] = weights_S @ value_1KTD[0, head // 2, seen]
     torch.testing.assert_close(torch.cat(outs, dim=2)[0], expected_HTD, atol=1e-5, rtol=0)
 
@@ -70,7 +82,7 @@ def test_equals_the_slow_reference(policy: AttentionSinks, options: RopeOptions,
 @pytest.mark.parametrize("chunks", [[1] * 60, [10, 6, 1, 14, 29]], ids=["single", "mixed"])
 @pytest.mark.parametrize("options", POSITIONS.values(), ids=POSITIONS)
 def test_until_the_budget_is_full_positions_turn_by_the_length_of_the_text(
-    options: RopeOptions, chunks: list[int]
+    options: PositionOptions, chunks: list[int]
 ) -> None:
     """At every length a layer equals the text read from its beginning, as with `full`."""
     config = dataclasses.replace(CONFIG, position=options)

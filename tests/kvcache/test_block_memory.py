@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -9,12 +10,14 @@ from torch import Tensor
 
 from handscroll.kvcache import BlockMemory
 from handscroll.kvcache.block_layer import READING_QUERIES, BlockLayer
+from handscroll.kvcache.block_lru import LruBlockStore
 from handscroll.kvcache.block_memory import BlockMemoryCache, Sizes
 from handscroll.kvcache.block_selection import claims
 from handscroll.kvcache.layered import PerForward
 from handscroll.kvcache.store import BlockStore
 from handscroll.model import Capture, Layout, ModelConfig, RopeOptions, Transformer
-from handscroll.model.position import LongRopeOptions, Position, Rotation, YarnOptions, make_position
+from handscroll.model.config import PositionOptions
+from handscroll.model.position import AlibiOptions, LongRopeOptions, Position, Rotation, YarnOptions, make_position
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
 CONFIG = ModelConfig(97, 32, 1, HEADS, KV_HEADS, WIDTH, 32, 64)
@@ -34,7 +37,9 @@ class Reference:
         self.key_KSD = torch.empty(KV_HEADS, 0, WIDTH)
         self.value_KSD = torch.empty(KV_HEADS, 0, WIDTH)
         self.received_KS = torch.empty(KV_HEADS, 0)
-        self.archived, self.selected_at, self.pending = 0, 0, []
+        self.blocks: list[range] = []
+        self.sentence_ends: set[int] = set()
+        self.selected_at, self.pending = 0, []
         self.chosen: list[list[int]] = [[] for _ in range(KV_HEADS)]
         self.scores: list[list[float]] | None = None
         self.representatives: list[list[Tensor]] = [[] for _ in range(KV_HEADS)]
@@ -66,12 +71,12 @@ class Reference:
         return torch.cat(out, dim=1)
 
     def _archive(self) -> None:
-        sizes = self.sizes
-        archived = (sizes.local_start(self.key_KSD.shape[1]) - sizes.sinks) // sizes.block
-        for block in range(self.archived, archived):
-            span = slice(sizes.sinks + block * sizes.block, sizes.sinks + (block + 1) * sizes.block)
+        before = len(self.blocks)
+        while self._local_start() < self.key_KSD.shape[1] // self.sizes.tile * self.sizes.tile - self.sizes.window:
+            span = self._next_block()
+            self.blocks.append(span)
             for head in range(KV_HEADS):
-                keys_LD = self.key_KSD[head, span]
+                keys_LD = self.key_KSD[head, span.start : span.stop]
                 number = self.policy.representatives
                 match self.policy.representative:
                     case "key_norm":
@@ -80,30 +85,45 @@ class Reference:
                         order = (keys_LD - keys_LD.mean(0)).norm(dim=-1).argsort(descending=True)
                         keys_LD = keys_LD[order[:number]]
                     case "attended":
-                        keys_LD = keys_LD[self.received_KS[head, span].argsort(descending=True)[:number]]
+                        keys_LD = keys_LD[
+                            self.received_KS[head, span.start : span.stop].argsort(descending=True)[:number]
+                        ]
                     case "mean":
                         keys_LD = keys_LD.mean(0, keepdim=True)
+                    case "bounds":
+                        keys_LD = torch.stack((keys_LD.amin(0), keys_LD.amax(0)))
                 self.representatives[head].append(keys_LD)
-        if self.scores is not None and archived > self.archived:
-            self.scores = [scores + [0.0] * (archived - self.archived) for scores in self.scores]
-        self.archived = archived
-        if archived <= sizes.blocks:
-            self.chosen = [list(range(archived)) for _ in range(KV_HEADS)]
+        if self.scores is not None:
+            self.scores = [scores + [0.0] * (len(self.blocks) - before) for scores in self.scores]
+        if self._fit(range(len(self.blocks))) == list(range(len(self.blocks))):
+            self.chosen = [list(range(len(self.blocks))) for _ in range(KV_HEADS)]
+
+    def _local_start(self) -> int:
+        return self.blocks[-1].stop if self.blocks else self.sizes.sinks
+
+    def _next_block(self) -> range:
+        start, size = self._local_start(), self.sizes.block
+        ends = [start + size]
+        if self.policy.cut == "sentences":
+            ends += [n + 1 for n in sorted(self.sentence_ends) if start + size / 2 <= n + 1 <= start + size]
+        return range(start, ends[-1])
+
+    def _fit(self, blocks: Sequence[int]) -> list[int]:
+        """The first of these blocks, as many as fit into the tokens of `policy.blocks` full ones."""
+        tokens = [sum(len(self.blocks[n]) for n in blocks[: number + 1]) for number in range(len(blocks))]
+        return [n for n, total in zip(blocks, tokens, strict=True) if total <= self.sizes.blocks * self.sizes.block]
 
     def _select(self, query_HTD: Tensor) -> None:
         self.selected_at = self.key_KSD.shape[1]
-        if self.archived <= self.sizes.blocks:
+        if len(self._fit(range(len(self.blocks)))) == len(self.blocks):
             return
         length, recency = query_HTD.shape[1], self.policy.recency
         scores = []
         for head in range(KV_HEADS):
-            sums = [0.0] * self.archived
-            keys_MD = torch.cat(self.representatives[head])
-            block_M = [block for block, keys in enumerate(self.representatives[head]) for _ in keys]
+            sums = [0.0] * len(self.blocks)
             for query_TD in query_HTD[head * 2 : head * 2 + 2]:
                 for age, query_D in enumerate(query_TD.flip(0)):
-                    mass_M = (self._mean_scores(keys_MD, query_D) / math.sqrt(WIDTH)).softmax(0)
-                    for block, mass in zip(block_M, mass_M.tolist(), strict=True):
+                    for block, mass in enumerate(self._masses(head, query_D)):
                         sums[block] += mass * recency**age
             scores.append(sums)
         if self.scores is not None:
@@ -113,8 +133,26 @@ class Reference:
                 for pair in zip(scores, self.scores, strict=True)
             ]
         self.scores = scores
-        best = sorted(range(self.archived), key=lambda n: -max(row[n] for row in scores))[: self.sizes.blocks]
-        self.chosen = [sorted(best) for _ in range(KV_HEADS)]
+        self.chosen = [self._best(scores if self.policy.selection == "shared" else [own]) for own in scores]
+
+    def _best(self, scores: list[list[float]]) -> list[int]:
+        """The blocks that one of these heads asks for most."""
+        order = sorted(range(len(self.blocks)), key=lambda n: -max(own[n] for own in scores))
+        return sorted(self._fit(order))
+
+    def _masses(self, head: int, query_D: Tensor) -> list[float]:
+        """The attention that a query would give each block among all of their representatives."""
+        blocks = self.representatives[head]
+        if self.policy.representative == "bounds":
+            # Scores are linear in the key: those of unit keys are what a query is, averaged over the distances.
+            turned = self._mean_scores(torch.eye(WIDTH), query_D).tolist()
+            scores = [
+                sum(max(q * low, q * high) for q, low, high in zip(turned, *bounds.tolist(), strict=True))
+                for bounds in blocks
+            ]
+            return (torch.tensor(scores) / math.sqrt(WIDTH)).softmax(0).tolist()
+        mass_M = (self._mean_scores(torch.cat(blocks), query_D) / math.sqrt(WIDTH)).softmax(0)
+        return [float(mass.sum()) for mass in mass_M.split([len(keys) for keys in blocks])]
 
     def _mean_scores(self, keys_MD: Tensor, query_D: Tensor) -> Tensor:
         """What each key would score, on average over the slots of retrieved blocks, asked from the last slot."""
@@ -132,7 +170,7 @@ class Reference:
 
     def _attend(self, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> Tensor:
         start, sizes = self.key_KSD.shape[1], self.sizes
-        local_start = sizes.local_start(start)
+        local_start = self._local_start()
         self.key_KSD = torch.cat((self.key_KSD, key_KTD), dim=1)
         self.value_KSD = torch.cat((self.value_KSD, value_KTD), dim=1)
         self.received_KS = torch.nn.functional.pad(self.received_KS, (0, key_KTD.shape[1]))
@@ -142,14 +180,16 @@ class Reference:
                 kv_head, now = head // 2, start + offset
                 indices = list(range(min(sizes.sinks, now + 1)))
                 for block in self.chosen[kv_head]:
-                    indices += range(sizes.sinks + block * sizes.block, sizes.sinks + (block + 1) * sizes.block)
+                    indices += self.blocks[block]
                 indices += range(max(local_start, len(indices) if not self.chosen[kv_head] else 0), now + 1)
                 assert len(indices) <= sizes.attended
                 places = self._rotation(torch.arange(len(indices)))
                 keys_SD = self.position.rotate(self.key_KSD[kv_head, indices][None, None], places)[0, 0]
                 place = type(places)(places.cosine[-1:], places.sine[-1:])
                 query_D = self.position.rotate(query_HTD[head, offset][None, None, None], place)[0, 0, 0]
-                weights_S = (keys_SD @ query_D / math.sqrt(WIDTH)).softmax(0)
+                scores_S = keys_SD @ query_D / math.sqrt(WIDTH)
+                bias_H1S = self.position.bias(torch.tensor([len(indices) - 1]), torch.arange(len(indices)))
+                weights_S = (scores_S if bias_H1S is None else scores_S + bias_H1S[head, 0]).softmax(0)
                 self.received_KS[kv_head, indices] += weights_S
                 out_HTD[head, offset] = weights_S @ self.value_KSD[kv_head, indices]
         return out_HTD
@@ -160,27 +200,82 @@ POSITIONS = [
     RopeOptions(),
     YarnOptions(factor=8.0, original_max_positions=16),
     LongRopeOptions(short_factor=(1.0,) * 4, long_factor=(1.0, 2.0, 3.0, 4.0), original_max_positions=20),
+    AlibiOptions(),
 ]
 
 
-@pytest.mark.parametrize("representative", ["key_norm", "key_contrast", "attended", "mean", "all"])
-@pytest.mark.parametrize("options", POSITIONS, ids=["rope", "yarn", "longrope"])
-def test_equals_the_slow_reference(options: RopeOptions, representative: str) -> None:
-    policy = dataclasses.replace(POLICY, representative=representative)
+@pytest.mark.parametrize("representative", ["key_norm", "key_contrast", "attended", "mean", "bounds", "all"])
+@pytest.mark.parametrize("options", POSITIONS, ids=["rope", "yarn", "longrope", "alibi"])
+def test_equals_the_slow_reference(options: PositionOptions, representative: str) -> None:
+    equals_the_slow_reference(dataclasses.replace(POLICY, representative=representative), options, BlockStore())
+
+
+@pytest.mark.parametrize("representative", ["key_norm", "bounds"])
+def test_each_head_by_itself_equals_the_slow_reference(representative: str) -> None:
+    policy = dataclasses.replace(POLICY, representative=representative, selection="per_head")
+    chosen = equals_the_slow_reference(policy, RopeOptions(), BlockStore())
+    assert chosen[0] != chosen[1]
+
+
+@pytest.mark.parametrize("selection", ["shared", "per_head"])
+def test_blocks_that_stay_on_the_device_equal_the_slow_reference(
+    selection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handscroll.kvcache.block_lru.is_apart", lambda device: True)
+    store = LruBlockStore(POLICY.blocks + 1)
+    equals_the_slow_reference(dataclasses.replace(POLICY, selection=selection), RopeOptions(), store)
+    assert min(store.counts) > 0
+
+
+@pytest.mark.parametrize("representative", ["key_norm", "attended", "mean", "bounds"])
+@pytest.mark.parametrize("sentence_ends", [0.0, 0.15, 1.0])
+def test_blocks_of_sentences_equal_the_slow_reference(representative: str, sentence_ends: float) -> None:
+    policy = dataclasses.replace(POLICY, representative=representative, cut="sentences", block_size=6, blocks=2)
+    equals_the_slow_reference(policy, RopeOptions(), BlockStore(), sentence_ends)
+
+
+def equals_the_slow_reference(
+    policy: BlockMemory, options: PositionOptions, store: BlockStore, sentence_ends: float = 0.3
+) -> list[list[int]]:
+    """Returns what each kv head reads in the end. Of all tokens this share ends a sentence."""
     shared, position = PerForward(), make_position(dataclasses.replace(CONFIG, position=options))
-    layer = BlockLayer(policy, Sizes.of(policy, 64), position, BlockStore(), 1, shared)
+    layer = BlockLayer(policy, Sizes.of(policy, 64), position, store, 1, shared)
     reference = Reference(policy, position)
     generator = torch.Generator().manual_seed(0)
     length = 0
     for chunk in [50, 7, 60, 1, 1, 1, 1, 1, 1, 13, *[1] * 30, 24, 25, 2]:
         query_1HTD = torch.randn(1, HEADS, chunk, WIDTH, generator=generator)
         key_1KTD, value_1KTD = torch.randn(2, 1, KV_HEADS, chunk, WIDTH, generator=generator)
-        attended = layer.attend(query_1HTD, key_1KTD, value_1KTD, Layout.rows([chunk], [length]))
+        ends_1T = torch.rand(1, chunk, generator=generator) < sentence_ends
+        reference.sentence_ends.update(length + place for place in ends_1T[0].nonzero()[:, 0].tolist())
+        attended = layer.attend(query_1HTD, key_1KTD, value_1KTD, Layout.rows([chunk], [length], ends_BT=ends_1T))
         expected_HTD = reference.forward(query_1HTD[0], key_1KTD[0], value_1KTD[0])
         torch.testing.assert_close(attended.out_BHTD[0], expected_HTD, atol=1e-5, rtol=0)
         length += chunk
-    starts = [[2 + 4 * block for block in blocks] for blocks in reference.chosen]
+    starts = [[reference.blocks[block].start for block in blocks] for blocks in reference.chosen]
     assert layer.trace(0) == starts
+    return starts
+
+
+def test_where_more_of_the_text_follows_a_forward_its_last_tile_does_not_choose() -> None:
+    """What follows chooses for itself, and reads the same as when the first forward did choose at its end."""
+    generator = torch.Generator().manual_seed(0)
+    query_1HTD = torch.randn(1, HEADS, 300, WIDTH, generator=generator)
+    key_1KTD, value_1KTD = torch.randn(2, 1, KV_HEADS, 300, WIDTH, generator=generator)
+    outs, chosen_at = [], []
+    for total in (192, 300):
+        layer = BlockLayer(POLICY, Sizes.of(POLICY, 64), SLOW, BlockStore(), 1, PerForward())
+        for first, last in ((0, 192), (192, 300)):
+            layout = Layout.rows([last - first], [first], totals=[max(last, total)])
+            parts = (whole[:, :, first:last] for whole in (query_1HTD, key_1KTD, value_1KTD))
+            attended = layer.attend(*parts, layout)
+            chosen_at.append(layer.rows[0].selected_at)
+        outs.append(attended.out_BHTD)
+    # Tiles of 8 tokens; while reading, blocks are chosen at least once in 24.
+    assert chosen_at[0] == 184
+    assert chosen_at[2] == 168
+    assert chosen_at[1] == chosen_at[3] == 296
+    torch.testing.assert_close(outs[0], outs[1])
 
 
 def test_never_attends_to_more_than_it_says(model: Transformer) -> None:
@@ -217,6 +312,8 @@ def test_sizes_follow_the_trained_window_and_must_fit_in_it() -> None:
     assert Sizes.of(BlockMemory(), 32768).block == 128
     with pytest.raises(ValueError, match=r"sinks 32 \+ blocks 20 x 32 .* trained on 512"):
         Sizes.of(BlockMemory(blocks=20), 512)
+    with pytest.raises(ValueError, match="block_size=32 needs a window of at least 31 tokens, not 30"):
+        Sizes.of(BlockMemory(window=30), 512)
 
 
 def test_archives_are_shared_by_forks_not_copied(model: Transformer) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +16,13 @@ VARIANTS = {
     "sliding_window": "sliding_window",
     "attention_sinks": "attention_sinks",
     "attention_sinks_odd": {"policy": "attention_sinks", "sinks": 3, "window": 80, "tile": 7},
+    "heavy_hitters": {"policy": "heavy_hitters", "heavy": 50},
+    "heavy_hitters_text": {"policy": "heavy_hitters", "heavy": 80, "recent": 30, "positions": "text"},
+    "snapkv": {"policy": "snapkv", "budget": 100},
+    "per_head_budget": {"policy": "per_head_budget", "budget": 100},
+    "per_head_budget_received": {"policy": "per_head_budget", "budget": 90, "observation": 5, "scorer": "received"},
+    "offloaded_heavy_hitters": {"policy": "offloaded", "recent": 5, "inner": "heavy_hitters"},
+    "offloaded_snapkv": {"policy": "offloaded", "recent": 0, "inner": {"policy": "snapkv", "budget": 100}},
     "block_memory": {"policy": "block_memory", "window": 40},
     "block_memory_key_norm": {"policy": "block_memory", "window": 40, "representative": "key_norm"},
     "block_memory_attended": {"policy": "block_memory", "window": 40, "representative": "attended"},
@@ -25,6 +33,11 @@ VARIANTS = {
     "offloaded_sinks": {"policy": "offloaded", "recent": 0, "to": "file", "inner": "attention_sinks"},
     "offloaded_blocks": {"policy": "offloaded", "to": "file", "inner": {"policy": "block_memory", "window": 40}},
     "quantized": {"policy": "quantized", "recent": 512},
+    "block_memory_bounds": {"policy": "block_memory", "window": 40, "representative": "bounds"},
+    "block_memory_per_head": {"policy": "block_memory", "window": 40, "selection": "per_head"},
+    "block_memory_dense": {"policy": "block_memory", "window": 40, "dense_layers": 1},
+    "block_memory_local": {"policy": "block_memory", "window": 40, "local_layers": 1},
+    "block_memory_sentences": {"policy": "block_memory", "window": 40, "cut": "sentences"},
     "block_memory_odd": {"policy": "block_memory", "block_size": 5, "sinks": 3, "blocks": 4, "tile": 12, "window": 50},
 }
 
@@ -34,7 +47,15 @@ def variant(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+# These keep keys where they stood in the text, turned; ALiBi turns nothing.
+TURNED = [name for name in VARIANTS if "snapkv" in name or "per_head" in name or name == "heavy_hitters_text"]
+
+
 def start(variant: str, model: Transformer, rows: int) -> Cache:
+    if variant in TURNED and model.position.adds_bias:
+        with pytest.raises(ValueError, match="use full, attention_sinks, or heavy_hitters with positions=cache"):
+            make_policy(VARIANTS[variant]).start(model.config, model.position, rows)
+        pytest.skip("refused")
     return make_policy(VARIANTS[variant]).start(model.config, model.position, rows)
 
 
@@ -178,6 +199,18 @@ def test_forks_of_a_long_text_do_not_disturb_each_other(variant: str, model: Tra
         close(together[row], alone[0])
 
 
+def test_what_was_read_in_inference_mode_goes_on_outside_of_it(
+    variant: str, model: Transformer, tokens_BT: Tensor
+) -> None:
+    cache = start(variant, model, 3)
+    with torch.inference_mode():
+        model(tokens_BT[:, :70], cache=cache)
+        fork = cache.select([0, 1, 2])
+    for each in (cache, fork):
+        close(model(tokens_BT[:, 70:73], cache=each), model(tokens_BT[:, :73])[:, 70:])
+        cache.truncate([60] * 3)
+
+
 def test_bytes_reported_are_the_bytes_held(variant: str, model: Transformer) -> None:
     def tensor_bytes(thing: object, seen: set[int]) -> int:
         """Bytes of every tensor storage that is reachable from a cache but not from the model or its rotations."""
@@ -190,6 +223,8 @@ def test_bytes_reported_are_the_bytes_held(variant: str, model: Transformer) -> 
             seen.add(id(item))
             if isinstance(item, Tensor):
                 total += item.untyped_storage().nbytes()
+            elif isinstance(item, np.ndarray):
+                total += item.nbytes
             elif not isinstance(item, type):
                 stack.extend(gc.get_referents(item))
         return total
@@ -199,9 +234,9 @@ def test_bytes_reported_are_the_bytes_held(variant: str, model: Transformer) -> 
     model(torch.randint(97, (2, 300), generator=torch.Generator().manual_seed(0)), cache=cache)
     held = 0
     for layer in cache.layers:
-        for name, value in vars(layer).items():
-            if name in ("store", "_buffers"):
-                held += tensor_bytes(value, set())
+        for part in getattr(layer, "parts", [layer]):
+            held += sum(tensor_bytes(getattr(part, name, None), set()) for name in ("store", "_buffers"))
+        held += sum(tensor_bytes(getattr(layer, name, None), set()) for name in ("queries", "received"))
     assert sum(cache.bytes()) == held > 0
 
 
@@ -223,6 +258,8 @@ def test_what_is_described_makes_the_same_policy() -> None:
         SlidingWindow(77),
         AttentionSinks(sinks=0, tile=1),
         BlockMemory(blocks=3, representative="mean"),
+        BlockMemory(selection="per_head", local_layers=1, dense_layers=2, device_blocks=4),
+        make_policy({"policy": "per_head_budget", "share": 0.5, "scorer": "key_norm"}),
         make_policy("full"),
     ):
         assert make_policy(describe(policy)) == policy
@@ -231,17 +268,30 @@ def test_what_is_described_makes_the_same_policy() -> None:
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ("fulll", "unknown cache policy 'fulll': known are full, sliding_window, attention_sinks, block_memory"),
+        ("fulll", "unknown cache policy 'fulll': known are full, sliding_window, attention_sinks, heavy_hitters"),
         ({"policy": "full", "window": 3}, "full has no option 'window'"),
         ({"policy": "sliding_window", "window": -1}, "window=-1"),
         ({"policy": "attention_sinks", "sinks": -1}, "sinks=-1: a number of tokens, 0 or more"),
         ({"policy": "attention_sinks", "window": 0}, "window=0: attention_sinks needs at least 1"),
         ({"policy": "attention_sinks", "tile": 0}, "tile=0"),
+        ({"policy": "heavy_hitters", "heavy": 0}, "heavy=0: heavy_hitters needs at least 1"),
+        ({"policy": "heavy_hitters", "positions": "book"}, "positions='book': known are cache, text"),
+        ({"policy": "snapkv", "budget": 100, "share": 0.5}, "budget=100 and share=0.5: snapkv takes one of them"),
+        ({"policy": "snapkv", "budget": 32}, r"budget=32: the last 32 tokens \(observation\) always stay"),
+        ({"policy": "snapkv", "share": 0.0}, "share=0.0: a part of the text"),
+        ({"policy": "snapkv", "observation": 0}, "observation=0"),
+        ({"policy": "snapkv", "kernel": 4}, "kernel=4: an odd number"),
+        ({"policy": "snapkv", "pooling": "sum"}, "pooling='sum': known are max, average"),
+        ({"policy": "per_head_budget", "scorer": "best"}, "scorer='best': known are observed, received, key_norm"),
+        ({"policy": "per_head_budget", "floor": 1.5}, "floor=1.5: a part of an even budget, 0 to 1"),
         ({"policy": "block_memory", "blocks": 0}, "blocks=0"),
         ({"policy": "block_memory", "representative": "best"}, "representative='best': known are key_norm"),
         ({"policy": "block_memory", "sinks": -1}, "sinks=-1"),
         ({"policy": "block_memory", "recency": 0}, "recency=0: more than 0, at most 1"),
         ({"policy": "block_memory", "recency": 1.5}, "recency=1.5"),
+        ({"policy": "block_memory", "selection": "mine"}, "selection='mine': known are shared, per_head"),
+        ({"policy": "block_memory", "dense_layers": -1}, "dense_layers=-1: block_memory needs at least 0"),
+        ({"policy": "block_memory", "device_blocks": 3}, "device_blocks=3: 0, or at least the 4 blocks"),
     ],
 )
 def test_bad_options_are_refused_by_name(named: object, message: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from handscroll.kvcache import POLICIES, make_policy, memory_file
+from handscroll.kvcache.block_index import BlockIndex
+from handscroll.kvcache.heavy_hitters import HeavyLayer
 from handscroll.kvcache.layered import LayeredCache
 from handscroll.kvcache.memory_file import Memory
+from handscroll.kvcache.prompt_layer import PromptLayer
 from handscroll.kvcache.sliding_window import WindowLayer
 from handscroll.kvcache.state import PLAIN, read_state
 from handscroll.model import Layout, ModelConfig, Transformer
@@ -25,6 +29,12 @@ INNER = {
     "attention_sinks": {"policy": "attention_sinks", "sinks": 3, "window": 50, "tile": 7},
     "block_memory": BLOCKS,
     "block_memory_attended": BLOCKS | {"representative": "attended", "representatives": 2},
+    "block_memory_per_head": BLOCKS | {"representative": "bounds", "selection": "per_head", "local_layers": 1},
+    "block_memory_sentences": BLOCKS | {"cut": "sentences", "dense_layers": 1},
+    "heavy_hitters": {"policy": "heavy_hitters", "heavy": 30, "recent": 40},
+    "heavy_hitters_text": {"policy": "heavy_hitters", "heavy": 40, "recent": 30, "positions": "text"},
+    "snapkv": {"policy": "snapkv", "budget": 50, "observation": 9},
+    "per_head_budget": {"policy": "per_head_budget", "budget": 50, "observation": 9, "scorer": "received"},
 }
 STORES = {
     "contiguous": {},
@@ -32,7 +42,13 @@ STORES = {
     "offloaded": {"policy": "offloaded", "recent": 10},
     "file": {"policy": "offloaded", "recent": 0, "to": "file"},
 }
-VARIANTS = {f"{inner} {store}": (inner, store) for inner in INNER for store in STORES}
+# Every policy over two stores, some over all of them.
+VARIANTS = {
+    f"{inner} {store}": (inner, store)
+    for inner in INNER
+    for store in STORES
+    if store in ("contiguous", "offloaded") or inner in ("full", "attention_sinks", "block_memory")
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +76,15 @@ def text(rows: int, length: int) -> Tensor:
     return torch.randint(97, (rows, length), generator=torch.Generator().manual_seed(length))
 
 
+def feed(model: Transformer, cache: LayeredCache, tokens_BT: Tensor, lengths: list[int] | None = None) -> Tensor:
+    """Logits; every seventh word of the vocabulary ends a sentence."""
+    lengths = lengths or [tokens_BT.shape[1]] * len(tokens_BT)
+    return model(tokens_BT, Layout.rows(lengths, cache.lengths, ends_BT=tokens_BT % 7 == 0), cache)
+
+
 def go_back(cache: LayeredCache, cuts: list[int]) -> None:
-    """Except with a sliding window, which may have dropped what it would need."""
-    if not isinstance(cache.layers[0], WindowLayer):
+    """Except where what it would need may have been dropped."""
+    if not isinstance(cache.layers[0], WindowLayer | HeavyLayer | PromptLayer):
         cache.truncate([length - cut for length, cut in zip(cache.lengths, cuts, strict=True)])
 
 
@@ -70,10 +92,10 @@ def go_on(model: Transformer, cache: LayeredCache) -> Tensor:
     """Logits of single tokens, of a chunk, and after going back."""
     rows = len(cache.lengths)
     tokens_BT = text(rows, 60)
-    logits = [model(tokens_BT[:, place : place + 1], cache=cache) for place in range(10)]
-    logits.append(model(tokens_BT[:, 10:50], cache=cache))
+    logits = [feed(model, cache, tokens_BT[:, place : place + 1]) for place in range(10)]
+    logits.append(feed(model, cache, tokens_BT[:, 10:50]))
     go_back(cache, [3] * rows)
-    return torch.cat([*logits, model(tokens_BT[:, 50:], cache=cache)], dim=1)
+    return torch.cat([*logits, feed(model, cache, tokens_BT[:, 50:])], dim=1)
 
 
 def saved(cache: LayeredCache, options: object, model: Transformer, path: Path) -> LayeredCache:
@@ -96,23 +118,24 @@ def test_a_loaded_cache_goes_on_as_the_saved_one(
 ) -> None:
     """Ragged rows, one of them forked, one cut, in the middle of decoding."""
     cache = start(model, options, 2)
-    model(text(2, 260), Layout.rows([260, 150]), cache)
+    feed(model, cache, text(2, 260), [260, 150])
     dropped = cache.select([0])
-    model(text(1, 90), cache=dropped)
+    feed(model, dropped, text(1, 90))
     del dropped
     cache = cache.select([1, 0, 0])
     for token in range(4):
-        model(torch.full((3, 1), token), cache=cache)
-    model(text(3, 80), Layout.rows([80, 0, 33], cache.lengths), cache)
+        feed(model, cache, torch.full((3, 1), token))
+    feed(model, cache, text(3, 80), [80, 0, 33])
     for token in range(4):
-        model(torch.full((3, 1), token), cache=cache)
+        feed(model, cache, torch.full((3, 1), token))
     go_back(cache, [0, 5, 0])
-    model(torch.full((3, 1), 7), cache=cache)
+    feed(model, cache, torch.full((3, 1), 7))
     loaded = saved(cache, options, model, tmp_path / "book.memory")
     before = (tmp_path / "book.memory").read_bytes()
     assert loaded.lengths == cache.lengths
     assert [type(layer) for layer in loaded.layers] == [type(layer) for layer in cache.layers]
     again = saved(loaded, options, model, tmp_path / "again.memory")
+    assert (tmp_path / "again.memory").read_bytes() == before, "something was not taken back"
     expected = go_on(model, cache)
     torch.testing.assert_close(go_on(model, loaded), expected, atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(go_on(model, again), expected, atol=TOLERANCE, rtol=0)
@@ -123,32 +146,72 @@ def test_a_loaded_cache_goes_on_as_the_saved_one(
 def test_joined_rows_go_on_as_each_alone(options: dict[str, object], model: Transformer, tmp_path: Path) -> None:
     def read(lengths: list[int]) -> LayeredCache:
         cache = start(model, options, len(lengths))
-        model(text(len(lengths), max(lengths)), Layout.rows(lengths), cache)
+        feed(model, cache, text(len(lengths), max(lengths)), lengths)
         for token in range(len(lengths)):
-            model(torch.full((len(lengths), 1), token), cache=cache)
+            feed(model, cache, torch.full((len(lengths), 1), token))
         return cache
 
     parts = [read([250]), read([31, 190])]
     fork = parts[1].select([1])
-    model(text(1, 50), cache=fork)
+    feed(model, fork, text(1, 50))
     loaded = saved(parts[0], options, model, tmp_path / "book.memory")
     joined = loaded.join(parts[1]).join(start(model, options, 1)).join(fork).join(parts[1].select([0]))
     assert joined.lengths == (251, 33, 192, 0, 242, 33)
-    model(text(1, 5).expand(6, 5), Layout.rows([0, 0, 0, 5, 0, 0], joined.lengths), joined)
+    feed(model, joined, text(1, 5).expand(6, 5), [0, 0, 0, 5, 0, 0])
     alone = start(model, options, 1)
-    model(text(1, 5), cache=alone)
+    feed(model, alone, text(1, 5))
     # Several at once, then single tokens.
     pieces = [text(6, 20), *text(6, 8).split(1, dim=1)]
-    together = torch.cat([model(piece_BT, cache=joined) for piece_BT in pieces], dim=1)
+    together = torch.cat([feed(model, joined, piece_BT) for piece_BT in pieces], dim=1)
     rows = [parts[0], parts[1].select([0]), parts[1].select([1]), alone, fork, parts[1].select([0])]
     for row, cache in enumerate(rows):
-        apart = torch.cat([model(piece_BT[row : row + 1], cache=cache) for piece_BT in pieces], dim=1)
-        inner = options["inner"] if "bits" in options else {}
-        if "sliding_window" in str(inner) or "attention_sinks" in str(inner):
-            # What a window drops, and when a tile is settled, follows the batch: other tokens share a scale.
+        apart = torch.cat([feed(model, cache, piece_BT[row : row + 1]) for piece_BT in pieces], dim=1)
+        if "bits" in options and any(name in str(options) for name in ("attention_sinks", "heavy_hitters")):
+            # When a tile is settled follows the batch: other tokens share a scale.
             assert float((together[row] - apart[0]).abs().mean()) < 0.03 * float(apart.std()), row
         else:
             torch.testing.assert_close(together[row], apart[0], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_what_inference_loaded_and_joined_goes_on_outside_of_it(inner: str, model: Transformer, tmp_path: Path) -> None:
+    def grown() -> list[LayeredCache]:
+        cache = start(model, INNER[inner], 1)
+        feed(model, cache, text(1, 200))
+        loaded = saved(cache, INNER[inner], model, tmp_path / "book.memory")
+        return [loaded.join(cache), loaded]
+
+    expected = [go_on(model, cache) for cache in grown()]
+    with torch.inference_mode():
+        caches = grown()
+    for cache, logits in zip(caches, expected, strict=True):
+        torch.testing.assert_close(go_on(model, cache), logits, atol=TOLERANCE, rtol=0)
+
+
+def test_blocks_that_took_the_place_of_others_are_found(
+    model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither an index nor blocks kept on a device remember what stood there before a join, or before loading."""
+
+    def read(options: dict[str, object]) -> list[Tensor]:
+        cache, other = start(model, options, 1), start(model, options, 1)
+        feed(model, cache, text(1, 300))
+        feed(model, other, text(1, 410))
+        fork = cache.select([0])
+        feed(model, fork, text(1, 250))
+        for token in range(50):
+            feed(model, fork, torch.tensor([[token]]))
+        del fork
+        joined = cache.join(other)
+        logits = [feed(model, joined, text(2, 6)[:, place : place + 1]) for place in range(6)]
+        return [*logits, go_on(model, saved(joined, options, model, tmp_path / "book.memory"))]
+
+    options = BLOCKS | {"blocks": 10, "reselect": 1}
+    exact = read(options)
+    monkeypatch.setattr("handscroll.kvcache.block_lru.is_apart", lambda device: True)
+    monkeypatch.setattr("handscroll.kvcache.block_memory.BlockIndex", partial(BlockIndex, segment=8, fewest=1))
+    for ours, theirs in zip(read(options | {"device_blocks": 60, "candidates": 10**6}), exact, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0)
 
 
 def test_caches_that_began_otherwise_are_not_joined(model: Transformer) -> None:

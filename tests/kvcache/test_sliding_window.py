@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from handscroll.kernels.attention import attention_with_weights
+from handscroll.kernels.attention import additive, attention_with_weights
 from handscroll.kvcache import SlidingWindow
 from handscroll.model import DirectMemory, Layout, Transformer
 from handscroll.model.memory import Attended
@@ -20,6 +20,8 @@ class WindowReference(DirectMemory):
         index_T = torch.arange(query_BHTD.shape[2])
         distance_TT = index_T[:, None] - index_T
         mask_TT = (distance_TT >= 0) & (distance_TT < self.window)
+        if self.position.adds_bias:
+            mask_TT = additive(self.position.bias(index_T, index_T), mask_TT, False)
         return Attended(*attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask_TT, False))
 
 

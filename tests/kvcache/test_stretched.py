@@ -14,13 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from handscroll.kernels.attention import attention_with_weights
+from handscroll.kernels.attention import additive, attention_with_weights
 from handscroll.kvcache import BlockMemory, Full, SlidingWindow
 from handscroll.kvcache.block_memory import Sizes
 from handscroll.kvcache.full import FullLayer
 from handscroll.model import Cache, DirectMemory, Layout, ModelConfig, RopeOptions, Transformer
+from handscroll.model.config import PositionOptions
 from handscroll.model.position import (
     POSITIONS,
+    AlibiOptions,
+    DynamicAlibiOptions,
     DynamicOptions,
     LinearOptions,
     Llama3Options,
@@ -43,13 +46,17 @@ OPTIONS = {
     "yarn": YarnOptions(factor=2.0, original_max_positions=ORIGINAL),
     "llama3": Llama3Options(factor=2.0, original_max_positions=ORIGINAL, low_freq_factor=1.0, high_freq_factor=4.0),
     "longrope": LongRopeOptions(short_factor=(1.0,) * 8, long_factor=LONG, original_max_positions=ORIGINAL),
+    "alibi": AlibiOptions(),
+    "dynamic_alibi": DynamicAlibiOptions(),
 }
-DEPENDENT = ["dynamic", "longrope"]
+# A bias is taken at each use anyway: keys have nothing to keep.
+ROTARY_DEPENDENT = ["dynamic", "longrope"]
+DEPENDENT = [*ROTARY_DEPENDENT, "dynamic_alibi"]
 POLICIES = {"full": Full(), "sliding_window": SlidingWindow(window=LENGTH)}
 
 
 @pytest.fixture(params=OPTIONS)
-def options(request: pytest.FixtureRequest) -> RopeOptions:
+def options(request: pytest.FixtureRequest) -> PositionOptions:
     return OPTIONS[request.param]
 
 
@@ -63,7 +70,7 @@ def tokens_BT() -> Tensor:
     return torch.randint(97, (3, LENGTH), generator=torch.Generator().manual_seed(3))
 
 
-def make(options: RopeOptions, layers: int) -> Transformer:
+def make(options: PositionOptions, layers: int) -> Transformer:
     """A model whose attention is far from uniform, so that a wrongly turned key shows in the logits."""
     model = Transformer(ModelConfig(97, 64, layers, 4, 2, 16, 96, WINDOW, position=options, qkv_bias=True), seed=1)
     generator = torch.Generator().manual_seed(2)
@@ -96,7 +103,7 @@ def test_every_position_has_options_here() -> None:
 @pytest.mark.parametrize("chunks", [[1] * LENGTH, [10, 6, 1, 14, 2, 27], [LENGTH]])
 @pytest.mark.parametrize("length", [ORIGINAL, ORIGINAL + 1, WINDOW, WINDOW + 1, LENGTH])
 def test_a_text_of_known_length_equals_no_cache(
-    options: RopeOptions, policy: Full | SlidingWindow, tokens_BT: Tensor, chunks: list[int], length: int
+    options: PositionOptions, policy: Full | SlidingWindow, tokens_BT: Tensor, chunks: list[int], length: int
 ) -> None:
     """Through all layers, whatever the chunks."""
     model, ends = make(options, layers=2), [min(end, length) for end in accumulate(chunks)]
@@ -107,7 +114,7 @@ def test_a_text_of_known_length_equals_no_cache(
 
 @pytest.mark.parametrize("chunks", [[1] * LENGTH, [10, 6, 1, 14, 2, 27]])
 def test_at_every_length_a_layer_equals_reading_from_the_beginning(
-    options: RopeOptions, policy: Full | SlidingWindow, tokens_BT: Tensor, chunks: list[int]
+    options: PositionOptions, policy: Full | SlidingWindow, tokens_BT: Tensor, chunks: list[int]
 ) -> None:
     model = make(options, layers=1)
     cache = policy.start(model.config, model.position, 3)
@@ -116,7 +123,7 @@ def test_at_every_length_a_layer_equals_reading_from_the_beginning(
 
 
 def test_ragged_rows_each_turn_by_their_own_length(
-    options: RopeOptions, policy: Full | SlidingWindow, tokens_BT: Tensor
+    options: PositionOptions, policy: Full | SlidingWindow, tokens_BT: Tensor
 ) -> None:
     """One row in the short window, one in the long one, and one that crosses between them."""
     model, lengths = make(options, layers=1), [40, 28, 3]
@@ -132,7 +139,9 @@ def test_ragged_rows_each_turn_by_their_own_length(
             close(logits_BV[row], model(tokens_BT[row : row + 1, : length + step + 1])[0, -1])
 
 
-def test_going_back_to_a_shorter_text(options: RopeOptions, policy: Full | SlidingWindow, tokens_BT: Tensor) -> None:
+def test_going_back_to_a_shorter_text(
+    options: PositionOptions, policy: Full | SlidingWindow, tokens_BT: Tensor
+) -> None:
     """Truncated, reordered and repeated: what is left turns as a text of its length again."""
     model = make(options, layers=1)
     cache = policy.start(model.config, model.position, 3)
@@ -169,12 +178,15 @@ class WindowReference(DirectMemory):
         query_BHTD, key_BKTD = (self.position.rotate(x_BHTD, rotation) for x_BHTD in (query_BHTD, key_BKTD))
         distance_TT = index_T[:, None] - index_T
         mask_TT = (distance_TT >= 0) & (distance_TT < self.window)
+        if self.position.adds_bias:
+            lengths = torch.tensor(min(len(index_T), self.window))
+            mask_TT = additive(self.position.bias(index_T, index_T, lengths), mask_TT, False)
         return attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask_TT, False)
 
 
 @pytest.mark.parametrize("window", [12, 24, 40])
 def test_a_sliding_window_turns_by_what_it_attends_to(
-    options: RopeOptions, window: int, tokens_BT: Tensor, monkeypatch: pytest.MonkeyPatch
+    options: PositionOptions, window: int, tokens_BT: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long the text is, a query sees no larger distance: nothing needs to be stretched further."""
     model = make(options, layers=1)
@@ -188,7 +200,7 @@ def test_a_sliding_window_turns_by_what_it_attends_to(
 
 @pytest.mark.parametrize("chunks", [[30], [1] * 30, [9, 1, 20]])
 def test_block_memory_turns_by_all_that_it_may_attend_to(
-    options: RopeOptions, tokens_BT: Tensor, chunks: list[int]
+    options: PositionOptions, tokens_BT: Tensor, chunks: list[int]
 ) -> None:
     """In one rotation from the first token on: that of a text as long as its slots, which the trained window covers."""
     policy = BlockMemory(blocks=2, block_size=2, sinks=2, window=18, tile=8)
@@ -210,6 +222,7 @@ class Stale:
     """Positions as they are where each key keeps the rotation of the length at which it was read."""
 
     depends_on_length = False
+    adds_bias = False
 
     def __init__(self, model: Transformer, length: int):
         self.position, self.length = model.position, length
@@ -221,7 +234,7 @@ class Stale:
         return self.position.rotate(x, rotation)
 
 
-@pytest.mark.parametrize("name", DEPENDENT)
+@pytest.mark.parametrize("name", ROTARY_DEPENDENT)
 def test_deep_networks_come_nearer_to_reading_anew_than_with_keys_that_keep_their_rotation(name: str) -> None:
     """Not equal: what deeper layers remember was read under the frequencies of its time."""
     model = make(OPTIONS[name], layers=4)

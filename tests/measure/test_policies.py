@@ -3,11 +3,21 @@
 import json
 import random
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from handscroll.kvcache import POLICIES, AttentionSinks, BlockMemory, Full, Policy, SlidingWindow, make_policy
+from handscroll.kvcache import (
+    POLICIES,
+    AttentionSinks,
+    BlockMemory,
+    Full,
+    HeavyHitters,
+    Policy,
+    SlidingWindow,
+    make_policy,
+)
 from handscroll.measure import policies
 from handscroll.measure.extrapolation import extrapolate_chunks
 from handscroll.measure.policies import AskStep, measure_policy
@@ -112,8 +122,12 @@ def test_shares_are_those_of_the_greatest_length_and_window_shares_those_of_all(
         (SlidingWindow(window=50), 50),
         (AttentionSinks(), 128),
         (AttentionSinks(window=50), 4 + 50 + 16),
+        (HeavyHitters(), 128),
+        (HeavyHitters(heavy=20, recent=30), 20 + 30 + 16),
         (BlockMemory(), 72),
         (BlockMemory(blocks=2, window=40, sinks=4), 4 + 2 * 8 + 40 + 16),
+        (BlockMemory(local_layers=1), 72),
+        (BlockMemory(dense_layers=1), 3000),
     ],
 )
 def test_attended_keys_are_counted_in_the_weights(
@@ -128,10 +142,24 @@ def test_attended_keys_are_counted_in_the_weights(
     assert result.recall.share is None
 
 
+def test_blocks_that_end_with_sentences_are_told_where_these_end(
+    model: Transformer, tokenizer: Tokenizer, ids: list[int], probes: dict[int, list[Probe]]
+) -> None:
+    *steps, result = measure(model, tokenizer, ids, probes, policy=BlockMemory(cut="sentences"), likelihood=False)
+    cache = next(step.cache for step in reversed(steps) if isinstance(step, ReadStep))
+    ends = {place + 1 for place, token in enumerate(ids) if token in tokenizer.sentence_ends}
+    edges = cache.layers[0].rows[0].edges_N.tolist()
+    short = {end for start, end in pairwise(edges) if end - start < 8}
+    assert short and short <= ends
+    assert {start for outcome in result.outcomes[-3:] for start in outcome.blocks} <= set(edges)
+    assert all(outcome.gold_read is not None for outcome in result.outcomes if outcome.probe.depth < 0.9)
+
+
 def test_the_window_is_the_narrower_one(model: Transformer) -> None:
     assert policies.model_window(model, SlidingWindow(window=50)) == 50
     assert policies.model_window(model, SlidingWindow(window=5000)) == 128
     assert policies.model_window(model, AttentionSinks()) == 128 - 4 - 16
+    assert policies.model_window(model, HeavyHitters(recent=30)) == 30
     assert policies.model_window(model, BlockMemory()) == 128
 
 

@@ -116,3 +116,21 @@ def test_mistakes_are_named(model: Transformer) -> None:
         read_all(model, [1, 2, 3, 4, 5], points=(9,))
     with pytest.raises(ValueError, match="chunk=0"):
         read_all(model, [1, 2], chunk=0)
+
+
+def test_a_prompt_ends_at_points_and_nowhere_else(model: Transformer, ids: list[int]) -> None:
+    """snapkv keeps a quarter of a prompt once that is read, not of each chunk."""
+    policy = make_policy({"policy": "snapkv", "share": 0.25, "observation": 8})
+    held = {
+        step.tokens: step.cache.bytes().device
+        for step in read_document(model, ids[:700], policy, points=(512,), chunk=128)
+    }
+    whole = {
+        step.tokens: step.cache.bytes().device
+        for step in read_document(model, ids[:700], make_policy("full"), chunk=128)
+    }
+    # Queries that will vote are held besides.
+    assert whole[384] <= held[384] < 1.1 * whole[384]
+    assert held[512] <= whole[512] / 2
+    assert held[640] > held[512]
+    assert held[700] < held[640]

@@ -6,27 +6,33 @@ import pytest
 
 from handscroll.kvcache import POLICIES
 from handscroll.measure.likelihood import PositionCurve
-from handscroll.measure.policies import AskStep
 from handscroll.measure.probes import TokenSpans, document_probes
-from handscroll.measure.reading import ReadStep
-from handscroll.measure.suites import NEEDS, SUITES, Subject, SuiteStep, evaluate
+from handscroll.measure.suites import NEEDS, SUITES, Subject, SuiteStep, Work, evaluate
 from handscroll.measure.suites.perplexity import perplexity_table
 from handscroll.measure.table import Table
 from handscroll.model import Transformer
 from handscroll.text import Tokenizer
 from handscroll.text.chronicle import Document
 
-SMALL = {"recall": {"tokens": 5200, "questions": 2, "max_new_tokens": 4}, "perplexity": {"tokens": 900}}
+TINY = {"tokens": 700, "questions": 2, "languages": ("en",), "max_new_tokens": 3}
+SMALL = {
+    "recall": {"tokens": 5200, "questions": 2, "max_new_tokens": 4},
+    "perplexity": {"tokens": 900},
+    "dispersion": {"tokens": 700, "questions": 2, "languages": ("en",)},
+    "lost_in_the_middle": TINY | {"tokens": 4000},
+    "words": TINY | {"tokens": 3000},
+    "ruler": TINY | {"tokens": 1200, "questions": 1},
+}
 
 
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_measures_every_policy(model: Transformer, tokenizer: Tokenizer, name: str) -> None:
     suite = SUITES[name]
     assert suite.needs <= NEEDS
-    *steps, table = suite.steps(Subject(model, tokenizer), list(POLICIES), **SMALL[name])
+    *steps, table = suite.steps(Subject(model, tokenizer), list(POLICIES), **SMALL.get(name, TINY))
     assert isinstance(table, Table)
-    assert {step.policy for step in steps if isinstance(step, SuiteStep)} == set(POLICIES)
-    assert all(isinstance(step, SuiteStep) and isinstance(step.step, ReadStep | AskStep) for step in steps)
+    assert {step.cell.policy for step in steps if isinstance(step, SuiteStep)} == set(POLICIES)
+    assert all(isinstance(step, SuiteStep) and isinstance(step.work, Work) for step in steps)
     shown = [str(value) for row in table.rows for value in row]
     assert all(policy in shown or policy in table.columns for policy in POLICIES)
 

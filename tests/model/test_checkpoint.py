@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from handscroll.model import MissingCheckpoint, ModelConfig, RopeOptions, Transformer, checkpoint
-from handscroll.model.checkpoint import load_model, resolve, save_model
+from handscroll.model.checkpoint import lay_by_columns, load_model, resolve, save_model
 
 Make = Callable[..., Path]
 SCRATCH = ModelConfig(
@@ -319,3 +319,16 @@ def test_resolve_refuses_a_missing_folder(given: str, monkeypatch: pytest.Monkey
             resolve(given)
     else:
         assert resolve(given) == Path()
+
+
+def test_matrices_are_laid_out_for_single_tokens(tmp_path: Path) -> None:
+    """Only where numbers lie changes: weights and files are equal bit for bit."""
+    model = Transformer(ModelConfig(50, 16, 2, 2, 1, 8, 24, 64, qkv_bias=True), seed=1)
+    save_model(model, tmp_path / "a")
+    loaded = load_model(tmp_path / "a")
+    lay_by_columns(loaded)
+    matrix = loaded.layers[0].attention.q.weight
+    assert matrix.t().is_contiguous()
+    assert all(torch.equal(left, right) for left, right in zip(model.parameters(), loaded.parameters(), strict=True))
+    save_model(loaded, tmp_path / "b")
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()

@@ -10,6 +10,7 @@ import torch
 
 from handscroll.model import Capture, Layout, ModelConfig, Transformer
 from handscroll.model.initialization import look_back
+from handscroll.model.position import AlibiOptions
 
 CONFIG = ModelConfig(
     vocab_size=700,
@@ -112,6 +113,12 @@ def test_heads_look_back(num_heads: int, num_kv_heads: int) -> None:
 def test_looking_back_needs_biases() -> None:
     model = Transformer(dataclasses.replace(CONFIG, qkv_bias=False))
     with pytest.raises(ValueError, match=r"qkv_bias=False: .*use qkv_bias=True"):
+        look_back(model)
+
+
+def test_looking_back_needs_positions_that_turn() -> None:
+    model = Transformer(dataclasses.replace(CONFIG, position=AlibiOptions()))
+    with pytest.raises(ValueError, match=r"AlibiOptions\(\) turns neither q nor k: looking back needs rotary"):
         look_back(model)
 
 

@@ -19,6 +19,8 @@ from handscroll.model.memory import DirectMemory
 from handscroll.model.norm import NORMS
 from handscroll.model.position import (
     POSITIONS,
+    AlibiOptions,
+    DynamicAlibiOptions,
     DynamicOptions,
     LinearOptions,
     Llama3Options,
@@ -146,7 +148,7 @@ def test_attention_hands_over_unrotated_keys(name: str) -> None:
     torch.testing.assert_close(keys[0], keys[0][:, :, :1].expand_as(keys[0]))
 
 
-OPTIONS = [
+ROTARY = [
     RopeOptions(),
     LinearOptions(factor=4.0),
     NtkOptions(factor=4.0),
@@ -155,14 +157,15 @@ OPTIONS = [
     Llama3Options(factor=4.0, original_max_positions=16, low_freq_factor=1.0, high_freq_factor=4.0),
     LongRopeOptions(short_factor=(1.0,) * 6, long_factor=(1, 1.2, 1.5, 2, 3, 4), original_max_positions=16),
 ]
+BIASES = [AlibiOptions(), DynamicAlibiOptions()]
 
 
 def test_every_position_has_options_here() -> None:
-    assert [type(options) for options in OPTIONS] == list(POSITIONS)
+    assert [type(options) for options in [*ROTARY, *BIASES]] == list(POSITIONS)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: type(options).__name__)
-def test_position(options: Any) -> None:
+@pytest.mark.parametrize("options", ROTARY, ids=lambda options: type(options).__name__)
+def test_rotary_position(options: Any) -> None:
     config = dataclasses.replace(CONFIG, position=options)
     position = make_position(config)
     x_BHTD = torch.randn(2, 3, 5, config.head_width, requires_grad=True)
@@ -189,6 +192,22 @@ def test_position(options: Any) -> None:
         for start in (0, 1, 50, 1_000_000)
     ]
     assert max(scores) - min(scores) < 1e-5
+    assert not position.adds_bias
+    assert position.bias(torch.arange(5), torch.arange(5)) is None
+
+
+@pytest.mark.parametrize("options", BIASES, ids=lambda options: type(options).__name__)
+def test_position_with_a_bias(options: Any) -> None:
+    """Nothing is turned; nearer keys score higher in every head, and each distance is told from the others."""
+    position = make_position(dataclasses.replace(CONFIG, position=options))
+    assert position.adds_bias
+    x_BHTD = torch.randn(2, 4, 5, CONFIG.head_width)
+    assert torch.equal(position.rotate(x_BHTD, position.rotation(torch.arange(5))), x_BHTD)
+    for positions in (torch.arange(64), torch.arange(128).view(2, 64)):
+        bias = position.bias(positions, positions, torch.tensor(1000))
+        assert bias is not None
+        assert (bias.shape, bias.dtype) == ((*positions.shape[:-1], 4, 64, 64), torch.float32)
+        assert (bias[..., -1, :].diff() > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
-from handscroll.kvcache import memory_file
+from handscroll.generation import read as read_ids
+from handscroll.kvcache import make_policy, memory_file
 from handscroll.kvcache.memory_file import Memory
 from handscroll.model import ModelConfig, Transformer
 from handscroll.recipes import read as reading
@@ -31,7 +32,7 @@ def model(tokenizer: Tokenizer) -> Transformer:
 
 def have_read(model: Transformer, tokenizer: Tokenizer, cache: object, text: str = TEXT * 9) -> Memory:
     memory = begin(model, tokenizer, text, cache, "m")  # type: ignore[arg-type]
-    assert list(read(model, memory))
+    assert list(read(model, tokenizer, memory))
     return memory
 
 
@@ -75,6 +76,20 @@ def test_passages_are_of_the_text(model: Transformer, tokenizer: Tokenizer) -> N
     assert len({passage.first_token for passage in passages}) == len(passages)
 
 
+def test_blocks_end_with_sentences_where_they_are_asked_to(model: Transformer, tokenizer: Tokenizer) -> None:
+    options = BLOCKS | {"block_size": 8, "cut": "sentences"}
+    memory = have_read(model, tokenizer, {"policy": "offloaded", "inner": options})
+    ids = tokenizer.encode(TEXT * 9)
+    told = list(ask(model, tokenizer, memory, "The lazy dog. " * 9, max_new_tokens=5))
+    for passage in (item for item in told if isinstance(item, Passage)):
+        assert any(passage.text == tokenizer.decode(ids[passage.first_token :][:length]) for length in range(4, 9))
+    cache = make_policy(options).start(model.config, model.position, 1)
+    list(read_ids(model, [ids], cache, breaks=tokenizer.sentence_ends))
+    edges_N = cache.layers[0].rows[0].edges_N  # type: ignore[attr-defined]
+    assert set(edges_N.diff().tolist()) > {8}
+    assert memory.cache.layers[0].rows[0].edges_N.equal(edges_N)  # type: ignore[attr-defined]
+
+
 def test_a_long_reading_is_saved_on_the_way_but_not_all_the_time(
     model: Transformer, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,14 +111,14 @@ def test_a_long_reading_is_saved_on_the_way_but_not_all_the_time(
 
     monkeypatch.setattr(memory_file, "save", save)
     monkeypatch.setattr(reading, "read_ids", steps)
-    list(read(model, begin(model, tokenizer, TEXT, "full", "m"), tmp_path / "book.memory"))
+    list(read(model, tokenizer, begin(model, tokenizer, TEXT, "full", "m"), tmp_path / "book.memory"))
     # The first after a minute or more; as saving takes 20 seconds, the next ones not before 200 have passed.
     assert saved == [75.0, 295.0, 515.0, 735.0, 955.0, 1100.0]
 
 
 def test_another_tokenizer_is_refused(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> None:
     memory = begin(model, tokenizer, TEXT, "full", "runs/m")
-    list(read(model, memory, tmp_path / "book.memory"))
+    list(read(model, tokenizer, memory, tmp_path / "book.memory"))
     assert open_memory(tmp_path / "book.memory", model, tokenizer).cache.lengths == memory.cache.lengths
     other = Tokenizer.train([TEXT * 40], 290)
     with pytest.raises(ValueError, match=r"made with another tokenizer: give the model's folder as it was, runs/m"):
@@ -117,7 +132,7 @@ def test_mistakes(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> N
         begin(model, tokenizer, TEXT, "fulll", "m")
     memory = begin(model, tokenizer, TEXT, "full", "m")
     with pytest.raises(ValueError, match="is a folder: give the name of a file"):
-        next(read(model, memory, tmp_path))
+        next(read(model, tokenizer, memory, tmp_path))
     assert memory.cache.lengths == (0,), "nothing is read that can't be saved"
     with pytest.raises(ValueError, match="a question is empty"):
         ask(model, tokenizer, memory, " ")

@@ -69,6 +69,17 @@ MISTAKES = {
     ),
     "heads": ("model.heads=3", "model: width=32 is no multiple of heads=3: change one, or give head_width"),
     "kv heads": ("model.kv_heads=4", "model: heads=2 is no multiple of kv_heads=4: each serves as many heads"),
+    "biases of alibi": (
+        "model.position=alibi",
+        "model: rotary positions are all that a llama checkpoint can say, not AlibiOptions(); rotary positions are all "
+        "that a qwen2 checkpoint can say, not AlibiOptions(); a baichuan checkpoint can't say qkv_bias=True: save a "
+        "model whose config one of them has",
+    ),
+    "theta of alibi": (
+        "model={width: 32, layers: 1, heads: 2, position: alibi, rope_theta: 5e5}",
+        "model: rope_theta=500000.0 is for position=rope, not alibi: leave it out",
+    ),
+    "unknown position": ("model.position=learned", "model.position=learned is unknown; known are rope, alibi"),
 }
 
 
@@ -94,7 +105,7 @@ def test_sizes_beside_a_folder_are_refused(recipe: dict[str, Any]) -> None:
 STRETCHES = {
     "{from: a, strech: {method: yarn, to: 64}}": "model.strech is not a key of a recipe; did you mean model.stretch?",
     "{from: a, stretch: {method: yarm, to: 64}}": "model.stretch.method=yarm is unknown; did you mean yarn? Known are "
-    "linear, ntk, dynamic, yarn, llama3, longrope, none",
+    "linear, ntk, dynamic, yarn, llama3, longrope, dynamic_alibi, none",
     "{from: a, stretch: {method: yarn}}": "model.stretch.to is missing: a recipe must give it",
     "{from: a, stretch: {method: yarn, to: 0}}": "model.stretch.to=0: it must be at least 1",
     "{from: a, stretch: yarn}": "model.stretch=yarn: it must be a section with keys of its own",

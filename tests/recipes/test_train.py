@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from handscroll.model.position import AlibiOptions, DynamicAlibiOptions
 from handscroll.recipes.documents import document_rows
+from handscroll.recipes.extend import extend
 from handscroll.recipes.folders import load_folder
 from handscroll.recipes.reading import read_recipe
 from handscroll.recipes.train import prepare, train
@@ -34,6 +38,28 @@ def test_a_run_leaves_its_recipe_its_log_and_a_model(recipe: dict[str, Any]) -> 
     assert model.config.vocab_size == tokenizer.vocab_size == 280
     assert model.config.qkv_bias
     assert json.loads((out / "model" / "generation_config.json").read_text())["eos_token_id"] == [*tokenizer.stop_ids]
+
+
+def test_an_alibi_model_is_trained_saved_stretched_and_read(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """From sizes to a folder, to a longer window, and on from there: positions are where they belong in each."""
+    recipe["model"] |= {"position": "alibi", "qkv_bias": False}
+    steps = [*train(recipe)]
+    assert steps[-1].loss < steps[0].loss
+    folder, long = Path(recipe["out"]) / "model", tmp_path / "long"
+    model, _ = load_folder(folder)
+    assert model.config.position == AlibiOptions()
+    for _ in extend(folder, long, method="dynamic_alibi", to=96):
+        pass
+    stretched = load_folder(long).model
+    assert stretched.config == replace(model.config, position=DynamicAlibiOptions())
+    tokens_BT = torch.randint(280, (1, 96), generator=torch.Generator().manual_seed(0))
+    # In the window of 32 tokens nothing has changed.
+    assert torch.equal(stretched(tokens_BT[:, :32]), model(tokens_BT[:, :32]))
+    assert not torch.allclose(stretched(tokens_BT), model(tokens_BT), atol=1e-4)
+    further = {**recipe, "model": {"from": str(long)}, "out": str(tmp_path / "further")}
+    del further["tokenizer"]
+    assert [*train(further)][-1].loss < steps[0].loss
+    assert load_folder(tmp_path / "further" / "model").model.config == stretched.config
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -244,3 +244,15 @@ def test_stream_equals_decode_and_holds_back_half_characters(merged: Tokenizer) 
     stream = StreamDecoder(merged)
     assert stream.feed(merged.id_of("<|end|>")) == ""
     assert StreamDecoder(merged, skip_special=False).feed(merged.id_of("<|end|>")) == "<|end|>"
+
+
+def test_sentence_ends_are_the_tokens_behind_which_a_sentence_ends(tokenizer: Tokenizer) -> None:
+    text = "Ada was born in 1815.\nWho? 王伟住在上海。\n\nYes! 3.5 of them, 好吗？好！"
+    encoding = tokenizer.encode_with_offsets(text)
+    ends = [id_ in tokenizer.sentence_ends for id_ in encoding.ids]
+    covered = [text[start:end] for start, end in encoding.offsets]
+    # A character that was cut into several tokens is covered by each of them, and known by none.
+    whole = [encoding.offsets.count(offset) == 1 for offset in encoding.offsets]
+    assert ends == [piece[-1] in ".!?。！？\n" and alone for piece, alone in zip(covered, whole, strict=True)]
+    assert sum(ends) >= 4
+    assert not set(tokenizer.sentence_ends) & set(tokenizer.special_tokens.values())

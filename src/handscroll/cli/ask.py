@@ -111,7 +111,7 @@ def _read(loaded: Loaded, name: str, files: list[Path], policy: dict[str, Any]) 
     from handscroll.text import read_texts
 
     memory = begin(loaded.model, loaded.tokenizer, "\n".join(read_texts(files)), policy, name)
-    show_reading(console(True), loaded.model, memory, None)
+    show_reading(console(True), loaded, memory, None)
     return memory
 
 

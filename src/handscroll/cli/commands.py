@@ -22,8 +22,9 @@ MISTAKES = (
     NotADirectoryError,
     PermissionError,
 )
-RESUMABLE = ("quickstart", "train", "extend", "read")
-# What a verb may tell of one call, in the context's meta: the options with a dot; whether --resume can go on with it.
+# What the same command needs besides, to go on where a run was stopped.
+RESUMABLE = dict.fromkeys(("quickstart", "train", "extend", "read"), " with --resume") | {"eval": ""}
+# What a verb may tell of one call, in the context's meta: the options with a dot; whether it can be gone on with.
 DOTTED, CAN_RESUME = "handscroll.dotted", "handscroll.can_resume"
 
 
@@ -34,8 +35,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            goes_on = ctx.invoked_subcommand in RESUMABLE and ctx.meta.get(CAN_RESUME, True)
-            _say("interrupted; the same command with --resume goes on" if goes_on else "interrupted")
+            besides = RESUMABLE.get(ctx.invoked_subcommand or "") if ctx.meta.get(CAN_RESUME, True) else None
+            _say("interrupted" if besides is None else f"interrupted; the same command{besides} goes on")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             raise  # the reader of our output, such as `head`, has seen enough: typer ends quietly

@@ -41,11 +41,16 @@ def print_json(result: Any) -> None:
 
 
 def print_table(target: Console, table: Table) -> None:
-    """The table as it is where it fits; else turned round, with a column for each of its rows."""
+    """The table as it is where it fits; else turned round, with a column for each of its rows.
+
+    A table with more rows than columns, or whose rows have no names of their own, would be no narrower: it stays.
+    """
     from rich.table import Table as RichTable
 
     upright = table.to_rich()
-    if target.measure(upright, options=target.options.update_width(WIDEST)).maximum <= target.width:
+    names = table.column(table.columns[0])
+    fits = target.measure(upright, options=target.options.update_width(WIDEST)).maximum <= target.width
+    if fits or len(table.rows) > len(table.columns) or len(set(names)) < len(names):
         target.print(upright)
         return
     turned = RichTable(title=table.title, title_justify="left")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from handscroll.kvcache.memory_file import Memory
-    from handscroll.model import Transformer
+    from handscroll.recipes.folders import Loaded
 
 
 def read(
@@ -70,7 +70,7 @@ def read(
     if resume:
         memory = go_on(save, loaded.model, memory)
     people, started = console(as_json), time.perf_counter()
-    show_reading(people, loaded.model, memory, save)
+    show_reading(people, loaded, memory, save)
     seconds, size = time.perf_counter() - started, save.stat().st_size
     tokens = length_of(memory)
     if as_json:
@@ -81,10 +81,10 @@ def read(
     people.print(f'\nGo on with:\n  handscroll ask {model} --memory {save} "Your question"')
 
 
-def show_reading(people: Console, model: Transformer, memory: Memory, save_to: Path | None) -> None:
+def show_reading(people: Console, loaded: Loaded, memory: Memory, save_to: Path | None) -> None:
     """Reads what the memory lacks, under a bar."""
     from handscroll.recipes.read import read as run
 
     with showing(people) as display:
-        for event in run(model, memory, save_to):
+        for event in run(loaded.model, loaded.tokenizer, memory, save_to):
             display.advance(event)

@@ -40,23 +40,34 @@ class Emitted(NamedTuple):
 
 
 def read(
-    model: Transformer, prompts: Sequence[Sequence[int]], cache: Cache, chunk: int = CHUNK, *, only_last: bool = False
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    cache: Cache,
+    chunk: int = CHUNK,
+    *,
+    only_last: bool = False,
+    breaks: Sequence[int] = (),
+    more: int = 0,
 ) -> Iterator[Read]:
     """Feeds each row's tokens to its row of the cache (mutates), `chunk` at a time; rows may differ in length.
 
     `only_last`: of each chunk only the hidden states of each row's last token in it, (B, 1, E), are computed.
+    `breaks`: tokens that end a sentence, for a cache whose blocks end there.
+    `more`: tokens of the same texts that a later call brings, for a cache that goes by a text's length or end.
     """
     _check(prompts, cache, model)
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: at least 1 token is read at a time")
     total = max(len(prompt) for prompt in prompts)
-    totals = [held + len(prompt) for held, prompt in zip(cache.lengths, prompts, strict=True)]
+    totals = [held + len(prompt) + more for held, prompt in zip(cache.lengths, prompts, strict=True)]
     for first in range(0, total, chunk):
         lengths = [min(max(len(prompt) - first, 0), chunk) for prompt in prompts]
-        layout = Layout.rows(lengths, cache.lengths, totals=totals, device=model.device)
         tokens_BT = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             tokens_BT[row, : lengths[row]] = torch.as_tensor(prompt[first : first + chunk])
+        layout = Layout.rows(
+            lengths, cache.lengths, totals=totals, device=model.device, ends_BT=_ends(tokens_BT, breaks)
+        )
         with torch.inference_mode():
             wanted_BQ = _last_places(lengths, model.device)[:, None] if only_last else None
             hidden = model.hidden(tokens_BT.to(model.device), layout, cache, wanted_BQ)
@@ -72,6 +83,7 @@ def generate(
     stop_ids: Sequence[int] = (),
     sampling: Sampling = Sampling(),
     chunk: int = CHUNK,
+    breaks: Sequence[int] = (),
 ) -> Iterator[Emitted]:
     """Continues every row of the cache after its prompt (mutates); rows end at a stop token or after `max_new_tokens`.
 
@@ -80,7 +92,7 @@ def generate(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: at least 1")
     last_BE: Tensor | None = None
-    for progress in read(model, prompts, cache, chunk, only_last=True):
+    for progress in read(model, prompts, cache, chunk, only_last=True, breaks=breaks):
         last_BE = _last_states(progress, last_BE)
     assert last_BE is not None
     sampler = Sampler(sampling, len(prompts))
@@ -101,7 +113,16 @@ def generate(
         if 2 * len(kept) <= len(alive):
             cache, alive, picked = cache.select(kept), [alive[p] for p in kept], [picked[p] for p in kept]
         with torch.inference_mode():
-            last_BE = model.hidden(torch.tensor(picked, device=model.device)[:, None], cache=cache).last_BTE[:, -1]
+            tokens_B1 = torch.tensor(picked)[:, None]
+            layout = Layout.rows(
+                [1] * len(picked), cache.lengths, device=model.device, ends_BT=_ends(tokens_B1, breaks)
+            )
+            last_BE = model.hidden(tokens_B1.to(model.device), layout, cache).last_BTE[:, -1]
+
+
+def _ends(tokens_BT: Tensor, breaks: Sequence[int]) -> Tensor | None:
+    """(B, T): which tokens are breaks; None where there are none."""
+    return torch.isin(tokens_BT, torch.tensor(breaks)) if breaks else None
 
 
 def _last_places(lengths: Sequence[int], device: torch.device) -> Tensor:

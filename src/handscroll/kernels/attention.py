@@ -19,12 +19,15 @@ from handscroll.kernels.tiled_attention import causal_attention
 def attention(query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """Grouped-query attention, softmax(q k^T / sqrt(D)) v, in PyTorch's fused kernel.
 
-    `mask` is boolean, broadcastable to (B, H, T, S), True where a key is visible; None lets every query see every key.
+    `mask`, broadcastable to (B, H, T, S), is boolean, True where a key is visible, or a floating-point number that is
+    added to the score, -inf where it isn't (`additive`); None lets every query see every key.
     `causal` (only with mask None and T == S) hides later keys without building a mask. Returns (B, H, T, D).
     """
     batch, num_heads, length, width = query_BHTD.shape
     num_kv_heads = key_BKSD.shape[1]
     group = num_heads // num_kv_heads
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(query_BHTD.dtype)
     if group > 1 and length == 1:
         # One query token: its group of heads becomes the row dimension, so that no key is copied (10x repeat_kv).
         folded = query_BHTD.reshape(batch, num_kv_heads, group, width)
@@ -50,6 +53,18 @@ def attention_with_weights(
     if causal:
         mask = torch.ones(length, stored, dtype=torch.bool, device=query_BHTD.device).tril()
     if mask is not None:
-        scores_BHTS = scores_BHTS.masked_fill(~mask, float("-inf"))
+        is_visibility = mask.dtype == torch.bool
+        scores_BHTS = scores_BHTS.masked_fill(~mask, float("-inf")) if is_visibility else scores_BHTS + mask
     weights_BHTS = scores_BHTS.softmax(dim=-1)
     return weights_BHTS @ value_BHSD, weights_BHTS
+
+
+def additive(bias: Tensor | None, mask: Tensor | None, causal: bool) -> Tensor:
+    """A bias (H, T, S) or (B, H, T, S) and what is visible, as the one mask that the functions above take.
+
+    `mask` is boolean, and with `causal` None, as there: each of T = S queries sees itself and earlier keys.
+    """
+    assert bias is not None, "positions that add a bias have one"
+    if causal:
+        mask = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()
+    return bias if mask is None else torch.where(mask, bias, float("-inf"))

@@ -9,7 +9,8 @@ Caches of one policy and model are joined (`join`); `memory_file.py` saves a cac
 To add a policy:
 1. write `kvcache/NAME.py`: a frozen dataclass of options with `chunk_invariant` and `start`, and a `LayerCache`;
 2. rotate keys at insertion where nothing moves, at use where keys move or `position.depends_on_length`: then for the
-   length of what is attended to; decide visibility by index alone;
+   length of what is attended to; where `position.adds_bias`, attend with its bias between the same positions; decide
+   visibility by index alone;
 3. give the layer `select`, `join`, `state` and `restore` for what it holds beside its store, which has its own;
 4. add one line to `POLICIES` below;
 5. the contract tests in `tests/kvcache/` run over every entry of the dict by themselves.
@@ -24,16 +25,24 @@ from typing import Any
 from handscroll.kvcache.attention_sinks import AttentionSinks
 from handscroll.kvcache.block_memory import BlockMemory
 from handscroll.kvcache.full import Full
+from handscroll.kvcache.heavy_hitters import HeavyHitters
 from handscroll.kvcache.offloaded import Offloaded
+from handscroll.kvcache.per_head_budget import PerHeadBudget
 from handscroll.kvcache.quantized import Quantized
 from handscroll.kvcache.sliding_window import SlidingWindow
+from handscroll.kvcache.snapkv import SnapKV
 
-Policy = Full | SlidingWindow | AttentionSinks | BlockMemory | Quantized | Offloaded
+Policy = (
+    Full | SlidingWindow | AttentionSinks | HeavyHitters | SnapKV | PerHeadBudget | BlockMemory | Quantized | Offloaded
+)
 
 POLICIES: dict[str, type[Policy]] = {
     "full": Full,
     "sliding_window": SlidingWindow,
     "attention_sinks": AttentionSinks,
+    "heavy_hitters": HeavyHitters,
+    "snapkv": SnapKV,
+    "per_head_budget": PerHeadBudget,
     "block_memory": BlockMemory,
     "quantized": Quantized,
     "offloaded": Offloaded,
@@ -61,6 +70,13 @@ def make_policy(name: str | Mapping[str, Any] | Policy) -> Policy:
     return policy(**options)
 
 
+def cuts_sentences(policy: Policy) -> bool:
+    """Whether whoever reads a text for this policy has to say where its sentences end."""
+    if isinstance(policy, Quantized | Offloaded):
+        return cuts_sentences(policy.inner)
+    return isinstance(policy, BlockMemory) and policy.cut == "sentences"
+
+
 def describe(policy: Policy) -> dict[str, Any]:
     """The policy as `make_policy` takes it, defaults left out."""
     name = next(name for name, kind in POLICIES.items() if isinstance(policy, kind) and type(policy) is kind)
@@ -76,10 +92,14 @@ __all__ = [
     "AttentionSinks",
     "BlockMemory",
     "Full",
+    "HeavyHitters",
     "Offloaded",
+    "PerHeadBudget",
     "Policy",
     "Quantized",
     "SlidingWindow",
+    "SnapKV",
+    "cuts_sentences",
     "describe",
     "make_policy",
 ]

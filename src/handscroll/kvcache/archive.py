@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,7 @@ class Archive:
         self.blocks = blocks
         self.count = 0
         self.free: set[int] = set()
-        self.owners_N = torch.zeros(0, dtype=torch.int32)
+        self.owners_N = np.zeros(0, dtype=np.int32)
 
     def add(self, key_NKLD: Tensor, value_NKLD: Tensor) -> Tensor:
         """The numbers of these blocks, free places first (mutates); somebody must `own` them at once."""
@@ -59,7 +60,7 @@ class Archive:
         """Empty before, holds what was saved, from number 0 on (mutates); somebody must `own` all of it at once."""
         self.blocks.restore(state["blocks"], device)
         self.count = state["count"]
-        self.owners_N = torch.zeros(max(self.count, 64), dtype=torch.int32)
+        self.owners_N = np.zeros_like(self.owners_N, shape=max(self.count, 64))
 
     def _copy(self, other: Archive, numbers_N: Tensor) -> Tensor:
         if not self.blocks.rooms:
@@ -73,31 +74,27 @@ class Archive:
         self.blocks.reserve(last, parts)
         self.blocks.write(numbers_N, parts)
         if last > len(self.owners_N):
-            self.owners_N = torch.cat((self.owners_N, self.owners_N.new_zeros(max(last, 64))))
+            self.owners_N = np.concatenate((self.owners_N, np.zeros_like(self.owners_N, shape=max(last, 64))))
         self.free.difference_update(again)
         self.count = last
         return numbers_N
 
     def own(self, numbers_N: Tensor) -> ArchivedBlocks:
         """Keeps these blocks for as long as what is returned lives (mutates); others may own them as well."""
-        self._count(numbers_N, 1)
+        self.owners_N[numbers_N.numpy()] += 1
         blocks = ArchivedBlocks(numbers_N)
         weakref.finalize(blocks, self._release, numbers_N).atexit = False
         return blocks
 
     def bytes(self) -> Bytes:
-        held, owners = self.blocks.nbytes(), nbytes(self.owners_N)
+        held, owners = self.blocks.nbytes(), self.owners_N.nbytes
         return Bytes(held, owners) if self.blocks.on_device else Bytes(0, held + owners)
-
-    def _count(self, numbers_N: Tensor, owners: int) -> None:
-        # A row may be forgotten anywhere, and what inference has made can only be written to where it is declared.
-        with torch.inference_mode():
-            self.owners_N[numbers_N] += owners
 
     def _release(self, numbers_N: Tensor) -> None:
         """One owner less (mutates). Places without any are free, those at the end are given up."""
-        self._count(numbers_N, -1)
-        self.free.update(numbers_N[self.owners_N[numbers_N] == 0].tolist())
+        numbers = numbers_N.numpy()
+        self.owners_N[numbers] -= 1
+        self.free.update(numbers[self.owners_N[numbers] == 0].tolist())
         while self.count - 1 in self.free:
             self.count -= 1
             self.free.remove(self.count)

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +26,7 @@ from handscroll.kvcache.full import FullLayer
 from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, tile_of
 from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
+from handscroll.kvcache.tiles import Piece, pieces
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended
@@ -110,13 +110,6 @@ class Sizes:
         return (index_BT - shift_BT).clamp(min=0)
 
 
-class Piece(NamedTuple):
-    """Tokens of a forward that stand within one tile in every row: their places in it, and their layout."""
-
-    span: slice
-    layout: Layout
-
-
 class SinksLayer(FullLayer):
     """Reads tile by tile. Holds, besides what the latest tile attends to, one more tile, for going back."""
 
@@ -132,7 +125,7 @@ class SinksLayer(FullLayer):
         if asking is not None:
             return self._attend_some(query_BHTD, key_BKTD, value_BKTD, layout, asking)
         outs, weights = [], []
-        for span, piece in self.cuts.get(layout, "pieces", lambda: pieces(layout, self.sizes)):
+        for span, piece in self.cuts.get(layout, "pieces", lambda: self._pieces(layout)):
             attended = super().attend(query_BHTD[:, :, span], key_BKTD[:, :, span], value_BKTD[:, :, span], piece)
             outs.append(attended.out_BHTD)
             if attended.weights_BHTS is not None:
@@ -145,7 +138,7 @@ class SinksLayer(FullLayer):
         """All tokens are remembered, these few ask: in a tile where none does, nothing is attended to (mutates)."""
         out_BHQD, weights_BHQS = torch.zeros_like(query_BHQD), None
         index_BQ = asking.index_BT.cpu()
-        for span, piece in self.cuts.get(layout, "pieces", lambda: pieces(layout, self.sizes)):
+        for span, piece in self.cuts.get(layout, "pieces", lambda: self._pieces(layout)):
             assert piece.starts is not None and piece.lengths is not None
             first_B1, held_B1 = torch.tensor(piece.starts)[:, None], torch.tensor(piece.lengths)[:, None]
             here_BQ = (index_BQ >= first_B1) & (index_BQ < first_B1 + held_B1)
@@ -162,6 +155,13 @@ class SinksLayer(FullLayer):
                 now_BHQS = self._widened(attended.weights_BHTS)
                 weights_BHQS = now_BHQS if weights_BHQS is None else torch.where(here_B1Q1, now_BHQS, weights_BHQS)
         return Attended(out_BHQD, weights_BHQS)
+
+    def _pieces(self, layout: Layout) -> list[Piece]:
+        """Tile by tile; positions are those in the tile."""
+        return [
+            Piece(span, replace(piece, positions_BTP=self.sizes.positions(piece.index_BT)[..., None]))
+            for span, piece in pieces(layout, self.sizes.tile)
+        ]
 
     def _widened(self, weights_BHTS: Tensor) -> Tensor:
         """Weights over all slots that a row can ever have."""
@@ -204,29 +204,3 @@ class SinksLayer(FullLayer):
                     f"to {sinks + base}, and from {needed} on they would be needed; read the text again"
                 )
         super().truncate(lengths)
-
-
-def pieces(layout: Layout, sizes: Sizes) -> list[Piece]:
-    """A forward, cut wherever a row's tile begins; positions are those in the tile, texts as long as in the whole."""
-    assert layout.starts is not None and layout.lengths is not None, "a cache needs rows, not packed windows"
-    size = layout.index_BT.shape[1]
-    rows = list(zip(layout.starts, layout.lengths, strict=True))
-    ends = [start + length for start, length in rows]
-    totals = tuple(map(max, ends, layout.totals or ends))
-    edges = {0, size}
-    for start, length in rows:
-        edges.update(range(sizes.tile - start % sizes.tile, length, sizes.tile))
-    positions_BTP = sizes.positions(layout.index_BT)[..., None]
-    found = []
-    for first, last in pairwise(sorted(edges)):
-        span = slice(first, last)
-        piece = replace(
-            layout,
-            index_BT=layout.index_BT[:, span],
-            positions_BTP=positions_BTP[:, span],
-            starts=tuple(start + min(first, length) for start, length in rows),
-            lengths=tuple(min(max(length - first, 0), last - first) for _, length in rows),
-            totals=totals,
-        )
-        found.append(Piece(span, piece))
-    return found

@@ -10,63 +10,141 @@ unrotated and rotated at their slot; a block's score is a mean over the distance
 Positions that depend on the length (dynamic NTK, LongRoPE) turn as in a text of as many tokens as there are slots, from
 the first token on: more are never attended to, however long the text is, and the trained window covers them.
 
+The first layers may do without an archive: `local_layers` see no further than sinks and the latest tokens, and
+`dense_layers` see all (Quest, arXiv 2406.10774, leaves its first two dense), at distances that grow with the text.
+
 This file holds the options, the sizes that follow from them, and the cache; `block_layer.py` reads and decodes,
-`block_selection.py` scores blocks, `representatives.py` says what a block is scored by.
+`block_rows.py` lays blocks into slots, goes back, forks, joins and saves, `block_selection.py` scores blocks,
+`representatives.py` says what a block is scored by, `block_cuts.py` where it ends, `block_lru.py` keeps blocks at hand,
+`block_statistics.py` counts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from handscroll.kvcache import attention_sinks
+from handscroll.kvcache.attention_sinks import SinksLayer
+from handscroll.kvcache.block_index import BlockIndex
 from handscroll.kvcache.block_layer import BlockLayer
-from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, tile_of
+from handscroll.kvcache.block_statistics import LayerStatistics, layer_statistics
+from handscroll.kvcache.full import FullLayer
+from handscroll.kvcache.layered import LayerCache, LayeredCache, Origin, PerForward, tile_of
 from handscroll.kvcache.representatives import REPRESENTATIVES
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model.config import ModelConfig
 from handscroll.model.position import Position
 
+SELECTIONS = ("shared", "per_head")
+CUTS = ("fixed", "sentences")
+
 
 @dataclass(frozen=True)
-class BlockMemory:
-    """Sizes in tokens; None follows the trained window.
+class Lookup:
+    """How blocks are looked up.
 
+    `selection`: "shared" gives all kv heads the blocks that one of them asks for most, "per_head" each its own.
     `reselect`: generated tokens between two selections; 1 looks up with the very token that asks.
     `reselect_reading`: tokens between two selections while reading a long text.
+    `candidates`: representatives of a kv head that a selection looks at once a text is so long that finding them pays
+    (`block_index.py`); 0: always every representative, as with `all`.
     `recency`: what a query counts for the selection relative to the query one token later; 1: all count the same.
     """
 
-    blocks: int = 4
-    block_size: int | None = None
-    sinks: int | None = None
-    window: int | None = None
-    tile: int | None = None
     representative: str = "key_contrast"
     representatives: int = 16
+    selection: Literal["shared", "per_head"] = "shared"
     recency: float = 0.7
     reselect: int = 1
     reselect_reading: int = 4096
-
-    chunk_invariant = False
+    candidates: int = 16384
 
     def __post_init__(self) -> None:
         if self.representative not in REPRESENTATIVES:
             raise ValueError(f"representative={self.representative!r}: known are {', '.join(REPRESENTATIVES)}")
-        for name in ("blocks", "block_size", "window", "tile", "representatives", "reselect", "reselect_reading"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: block_memory needs at least 1")
-        if self.sinks is not None and self.sinks < 0:
-            raise ValueError(f"sinks={self.sinks}: a number of tokens, 0 or more")
+        if self.selection not in SELECTIONS:
+            raise ValueError(f"selection={self.selection!r}: known are {', '.join(SELECTIONS)}")
+        _require(self, 1, "representatives", "reselect", "reselect_reading")
+        if self.candidates < 0:
+            raise ValueError(f"candidates={self.candidates}: a number, or 0 to look at every representative")
         if not 0 < self.recency <= 1:
             raise ValueError(f"recency={self.recency}: more than 0, at most 1 (every query counts the same)")
+
+
+@dataclass(frozen=True)
+class BlockMemory(Lookup):
+    """Sizes in tokens; None follows the trained window.
+
+    `cut`: "fixed" makes blocks of `block_size` tokens each; "sentences" ends them where a sentence ends in their second
+    half, and reads as many as fit into the tokens of `blocks` full ones. Whoever reads a text says where sentences end
+    (`Layout.ends_BT`); where nobody does, blocks are full.
+    `local_layers`: so many first layers read sinks and latest tokens, as many as the others read; they can go back by a
+    tile only. `dense_layers`: so many layers after these read the whole text, and hold it on the device.
+    `device_blocks`: blocks that stay on a GPU after they were read; 0: none. On a CPU all are at hand anyway.
+    """
+
+    blocks: int = 4
+    block_size: int | None = None
+    cut: Literal["fixed", "sentences"] = "fixed"
+    sinks: int | None = None
+    window: int | None = None
+    tile: int | None = None
+    local_layers: int = 0
+    dense_layers: int = 0
+    device_blocks: int = 0
+
+    chunk_invariant = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self, 1, "blocks", "block_size", "window", "tile")
+        if self.sinks is not None and self.sinks < 0:
+            raise ValueError(f"sinks={self.sinks}: a number of tokens, 0 or more")
+        if self.cut not in CUTS:
+            raise ValueError(f"cut={self.cut!r}: known are {', '.join(CUTS)}")
+        if self.cut == "sentences" and (self.selection == "per_head" or self.representative == "all"):
+            raise ValueError(
+                "cut='sentences' makes blocks of different lengths, which selection='per_head' and "
+                "representative='all' can't lay side by side: choose others, or cut='fixed'"
+            )
+        _require(self, 0, "local_layers", "dense_layers")
+        if self.device_blocks and self.device_blocks < self.blocks:
+            raise ValueError(
+                f"device_blocks={self.device_blocks}: 0, or at least the {self.blocks} blocks that are read at a time"
+            )
 
     def start(
         self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS
     ) -> BlockMemoryCache:
-        """ValueError where sinks, blocks, window and tile together exceed the trained window."""
-        sizes, shared = Sizes.of(self, config.max_positions), PerForward()
-        layers = [BlockLayer(self, sizes, position, stores.blocks(), rows, shared) for _ in range(config.num_layers)]
+        """ValueError where sinks, blocks, window and tile together exceed the trained window, or no layer archives."""
+        if self.local_layers + self.dense_layers >= config.num_layers:
+            raise ValueError(
+                f"local_layers={self.local_layers} and dense_layers={self.dense_layers} leave block_memory none of "
+                f"the model's {config.num_layers} layers: choose fewer, or the policy attention_sinks or full"
+            )
+        sizes, shared, cuts = Sizes.of(self, config.max_positions), PerForward(), PerForward()
+        near = sizes.without_archive
+        layers: list[LayerCache] = []
+        for layer in range(config.num_layers):
+            if layer < self.local_layers:
+                layers.append(SinksLayer(position, stores.tokens(rows, near.sinks, near.held), shared, cuts, near))
+            elif layer < self.local_layers + self.dense_layers:
+                layers.append(FullLayer(position, stores.tokens(rows), shared))
+            else:
+                store = stores.blocks(self._index(), self.device_blocks)
+                layers.append(BlockLayer(self, sizes, position, store, rows, shared))
         return BlockMemoryCache(layers, shared, Origin(self, stores, position))
+
+    def _index(self) -> BlockIndex | None:
+        return BlockIndex() if self.candidates and self.representative != "all" else None
+
+
+def _require(options: Lookup, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name}={value}: block_memory needs at least {least}")
 
 
 @dataclass(frozen=True)
@@ -78,6 +156,7 @@ class Sizes:
     block: int
     window: int
     tile: int
+    by_sentence: bool = False
 
     @classmethod
     def of(cls, options: BlockMemory, trained: int) -> Sizes:
@@ -85,37 +164,73 @@ class Sizes:
         tile = options.tile or tile_of(trained)
         sinks = min(block, trained // 16) if options.sinks is None else options.sinks
         # Older text is archived and can be looked up: a small local window leaves less to confuse with what is asked.
-        sizes = cls(sinks, options.blocks, block, options.window or max(1, trained // 8), tile)
+        sizes = cls(
+            sinks, options.blocks, block, options.window or max(1, trained // 8), tile, options.cut == "sentences"
+        )
         if sizes.attended > trained:
             raise ValueError(
                 f"block_memory would attend to sinks {sinks} + blocks {sizes.blocks} x {block} + window {sizes.window} "
                 f"+ tile {tile} = {sizes.attended} tokens, but the model was trained on {trained}: "
                 "choose fewer or smaller blocks, or a smaller window"
             )
+        if block > sizes.window + 1:
+            raise ValueError(
+                f"block_size={block} needs a window of at least {block - 1} tokens, not {sizes.window}: a block is "
+                "archived once its first token has left the window, and must be complete by then"
+            )
         return sizes
 
     @property
     def attended(self) -> int:
-        return self.sinks + self.blocks * self.block + self.window + self.tile
+        return self.sinks + self.retrieved + self.window + self.tile
 
-    def archived(self, index: int) -> int:
-        """Blocks that have left the local window when the tile of `index` begins."""
-        first = index // self.tile * self.tile - self.window
-        return max(0, -(-(first - self.sinks) // self.block))
+    @property
+    def retrieved(self) -> int:
+        """Tokens of archived blocks that are read at a time, at most."""
+        return self.blocks * self.block
 
-    def local_start(self, index: int) -> int:
-        """Index of the first token of the local window in the tile of `index`; whole blocks before it are archived."""
-        return self.sinks + self.archived(index) * self.block
+    @property
+    def shortest(self) -> int:
+        """The least tokens of a block: sentences leave it at least half full."""
+        return -(-self.block // 2) if self.by_sentence else self.block
+
+    @property
+    def most_blocks(self) -> int:
+        return self.retrieved // self.shortest
+
+    @property
+    def without_archive(self) -> attention_sinks.Sizes:
+        """The same number of tokens, all of them sinks or local."""
+        return attention_sinks.Sizes(self.sinks, self.retrieved + self.window, self.tile)
+
+    def local_from(self, index: int) -> int:
+        """Index of the first token that the tile of `index` must see; blocks that hold an earlier one are archived."""
+        return index // self.tile * self.tile - self.window
 
 
 class BlockMemoryCache(LayeredCache):
     """A cache whose archive can be looked at. Forks (`select`) share archived blocks."""
 
     @property
-    def block(self) -> int:
-        """Tokens of an archived block."""
-        return next(layer.sizes.block for layer in self.layers if isinstance(layer, BlockLayer))
+    def sizes(self) -> Sizes:
+        return self._archives()[0][1].sizes
 
     def trace(self, row: int) -> list[list[list[int]]]:
-        """For each layer and kv head, the first token of every block that the row now attends to."""
-        return [layer.trace(row) for layer in self.layers if isinstance(layer, BlockLayer)]
+        """For each layer that archives and kv head, the first token of every block that the row now attends to."""
+        return [layer.trace(row) for _, layer in self._archives()]
+
+    def blocks_with(self, row: int, first: int, last: int) -> list[int]:
+        """The first token of each archived block that holds one of the tokens from `first` on and before `last`."""
+        return self._archives()[0][1].rows[row].blocks_with(first, last, self.sizes)
+
+    def block_end(self, row: int, first: int) -> int:
+        """The index behind the archived block that begins with token `first`."""
+        edges_N = self._archives()[0][1].rows[row].edges_N
+        return int(edges_N[edges_N > first][0])
+
+    def statistics(self) -> list[LayerStatistics]:
+        """What every layer that archives holds and has looked up, since the cache was started."""
+        return [layer_statistics(number, layer.rows, layer.store) for number, layer in self._archives()]
+
+    def _archives(self) -> list[tuple[int, BlockLayer]]:
+        return [(number, layer) for number, layer in enumerate(self.layers) if isinstance(layer, BlockLayer)]

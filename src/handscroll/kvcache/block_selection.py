@@ -5,11 +5,12 @@ like everything beats one that is exactly what was asked for. Here a query's cla
 the block's representatives would get, softmax over all archived representatives, and a query counts less the older it
 is: what is looked up is what the text asks for now.
 
-`claims` is a pure function of tensors, `add_claims` keeps the running sums of rows. Representatives are unrotated,
-queries turned as the layer has it.
+`claims` is a pure function of tensors and looks at every representative; `indexed_claims` looks only at those that an
+index finds, and takes the others' share of the softmax from their centroids. `add_claims` keeps the running sums of
+rows. Representatives are unrotated, queries turned as the layer has it.
 
 Letters: B rows, T tokens, H heads, K kv heads, G heads per kv head, D head width, N blocks, R representatives of a
-block, M = N * R representatives, Q = B * G * T queries of one kv head.
+block, M = N * R representatives, or those found, Q = G * T queries of one kv head, and in `claims` those of all rows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from handscroll.kvcache.block_index import BlockIndex
 from handscroll.kvcache.block_slots import Row
 from handscroll.kvcache.store import BlockStore
 
@@ -29,19 +31,33 @@ PRODUCTS = 1 << 24
 NEGLIGIBLE = 0.05
 
 
-def add_claims(rows: Sequence[Row], query_BHTD: Tensor, store: BlockStore, recency: float) -> None:
-    """What T more tokens of each row ask for, on top of what earlier ones asked, which fades (mutates the rows)."""
+def add_claims(
+    rows: Sequence[Row], query_BHTD: Tensor, store: BlockStore, recency: float, scale_D: Tensor, candidates: int
+) -> None:
+    """What T more tokens of each row ask for, on top of what earlier ones asked, which fades (mutates the rows).
+
+    For the store's index: what of each feature is left in turned queries, and how many candidates it finds.
+    """
     held_BN = None
     if any(len(row.table_N) < store.count for row in rows):
         held_BN = torch.zeros(len(rows), store.count, dtype=torch.bool)
         for held_N, row in zip(held_BN, rows, strict=True):
             held_N[row.table_N] = True
         held_BN = held_BN.to(query_BHTD.device)
-    claims_KBN = claims(query_BHTD, store.representatives, held_BN, recency)
+    index, representative_KNRD = store.index, store.representatives
+    if index is not None:
+        index.update(representative_KNRD, scale_D)
+    if index is not None and index.listed:
+        claims_KBN = indexed_claims(query_BHTD, representative_KNRD, held_BN, recency, index, candidates)
+    else:
+        claims_KBN = claims(query_BHTD, representative_KNRD, held_BN, recency)
     faded = recency ** query_BHTD.shape[2]
     for place, row in enumerate(rows):
         claims_KN = claims_KBN[:, place].index_select(1, row.table_N.to(claims_KBN.device))
-        row.claims_KN = claims_KN if row.claims_KN is None else claims_KN + faded * row.claims_KN
+        if row.claims_KN is not None:
+            # Nothing was asked of blocks that have come since.
+            claims_KN[:, : row.claims_KN.shape[1]] += faded * row.claims_KN
+        row.claims_KN = claims_KN
 
 
 def claims(
@@ -54,17 +70,14 @@ def claims(
     it gives no attention to others. A row must hold at least one.
     """
     heads, number, each, width = representative_KNRD.shape
-    if recency < 1:
-        query_BHTD = query_BHTD[:, :, -math.ceil(math.log(NEGLIGIBLE, recency)) :]
-    batch, _, length, _ = query_BHTD.shape
-    query_BKGTD = query_BHTD.reshape(batch, heads, -1, length, width)
-    query_KQD = query_BKGTD.transpose(0, 1).reshape(heads, -1, width) / math.sqrt(width)
+    query_KBQD, weight_Q = _asking(query_BHTD, heads, recency)
+    batch, length = query_KBQD.shape[1:3]
+    query_KQD = query_KBQD.flatten(1, 2)
     representative_KDM = representative_KNRD.reshape(heads, -1, width).transpose(1, 2)
-    queries = query_KQD.shape[1]
-    row_Q = torch.arange(batch, device=query_BHTD.device).repeat_interleave(queries // batch)
-    age_Q = torch.arange(length, device=query_BHTD.device).flip(0).repeat(queries // length)
+    queries = batch * length
+    row_Q = torch.arange(batch, device=query_BHTD.device).repeat_interleave(length)
     weight_BQ = torch.zeros(batch, queries, device=query_BHTD.device)
-    weight_BQ.scatter_(0, row_Q[None], recency ** age_Q[None].float())
+    weight_BQ.scatter_(0, row_Q[None], weight_Q.repeat(batch)[None])
 
     claim_KBM = torch.zeros(heads, batch, number * each, device=query_BHTD.device)
     step = max(1, products // (heads * number * each))
@@ -76,3 +89,48 @@ def claims(
             product_KQM.masked_fill_(unheld_QM, float("-inf"))
         claim_KBM += weight_BQ[:, piece] @ product_KQM.softmax(dim=-1)
     return claim_KBM.view(heads, batch, number, each).sum(dim=-1)
+
+
+def indexed_claims(
+    query_BHTD: Tensor,
+    representative_KNRD: Tensor,
+    held_BN: Tensor | None,
+    recency: float,
+    index: BlockIndex,
+    candidates: int,
+) -> Tensor:
+    """(K, B, N) float32: `claims` on blocks in lists that the queries ask for, and on those in no list; others 0.
+
+    What is in other lists takes part in each query's softmax as if it stood at its list's centroid, so that a query
+    that asks for nothing in particular does not claim what it happens to find. The index must be up to date.
+    """
+    heads, number, each, width = representative_KNRD.shape
+    query_KBQD, weight_Q = _asking(query_BHTD, heads, recency)
+    batch, device = len(query_BHTD), query_BHTD.device
+    held_B = torch.ones(batch, device=device) if held_BN is None else held_BN.float().mean(dim=1)
+    late_M = torch.arange(index.listed * each, number * each, device=device)
+    claim_KBN = torch.zeros(heads, batch, number, device=device)
+    for claim_BN, query_BQD, key_MD, head in zip(
+        claim_KBN, query_KBQD, representative_KNRD.flatten(1, 2), range(heads), strict=True
+    ):
+        found = index.look_up(head, query_BQD, weight_Q, held_B, candidates)
+        key_BMD = key_MD.index_select(0, found.member_BM.flatten()).view(batch, -1, width)
+        unseen_BM = torch.cat((~found.is_member_BM, late_M.new_zeros(batch, len(late_M), dtype=torch.bool)), dim=1)
+        block_BM = torch.cat((found.member_BM, late_M.expand(batch, -1)), dim=1) // each
+        if held_BN is not None:
+            unseen_BM |= ~held_BN.gather(1, block_BM)
+        parts = (query_BQD @ key_BMD.mT, query_BQD @ key_MD[index.listed * each :].T)
+        product_BQM = torch.cat(parts, dim=-1).float().masked_fill_(unseen_BM[:, None], float("-inf"))
+        mass_BQM = torch.cat((product_BQM, found.rest_BQ[..., None]), dim=-1).softmax(dim=-1)[..., :-1]
+        claim_BN.scatter_add_(1, block_BM, weight_Q @ mass_BQM)
+    return claim_KBN
+
+
+def _asking(query_BHTD: Tensor, heads: int, recency: float) -> tuple[Tensor, Tensor]:
+    """Queries (K, B, Q, D) that count, divided by sqrt(D), and what each of them counts (Q,)."""
+    if recency < 1:
+        query_BHTD = query_BHTD[:, :, -math.ceil(math.log(NEGLIGIBLE, recency)) :]
+    batch, _, length, width = query_BHTD.shape
+    query_KBQD = query_BHTD.reshape(batch, heads, -1, width).transpose(0, 1) / math.sqrt(width)
+    age_T = torch.arange(length, device=query_BHTD.device).flip(0)
+    return query_KBQD, (recency ** age_T.float()).repeat(query_KBQD.shape[2] // length)

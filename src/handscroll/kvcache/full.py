@@ -16,6 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from handscroll.kernels.attention import additive
 from handscroll.kernels.piecewise import Piece, attention_over
 from handscroll.kvcache.layered import LayerCache, LayeredCache, Origin, PerForward, attend
 from handscroll.kvcache.state import State
@@ -43,6 +44,9 @@ class Full:
 
 
 FULL = Full()
+# Places of a mask that is made whole. Where it would be larger, keys are attended to in pieces: those that all queries
+# see need none, so that a text may be of any length.
+MASKED = 1 << 25
 
 
 class FullLayer(LayerCache):
@@ -72,27 +76,42 @@ class FullLayer(LayerCache):
         if asking is not None:
             rotation = self.rotation(layout, asking.positions_BTP[..., 0])
         query_BHTD = self.position.rotate(query_BHTD, rotation)
-        if self.store.is_whole:
+        if self.store.is_whole and not self._masks_too_much(query_layout):
             attended = self._attend_to_all(query_BHTD, layout, query_layout)
         else:
             attended = self._attend_to_pieces(query_BHTD, layout, query_layout)
         self.store.settle()
         return attended
 
+    def _masks_too_much(self, layout: Layout) -> bool:
+        length = layout.index_BT.shape[1]
+        return length > 1 and not self._is_plain(layout) and length * self.store.used > MASKED
+
+    def _is_plain(self, layout: Layout) -> bool:
+        """Whether the layout's tokens are all there is, and each sees what came before it: no mask says more."""
+        return (
+            layout.is_uniform and layout.starts is not None and layout.starts[0] == 0 and self.sees_all(self.store.used)
+        )
+
     def _attend_to_all(self, query_BHTD: Tensor, layout: Layout, query_layout: Layout) -> Attended:
         assert self.store.key_BKSD is not None and self.store.value_BKSD is not None
         used = self.store.used
         key_BKSD = self.store.key_BKSD[:, :, :used]
+
+        def index_BS() -> Tensor:
+            return self.store.index_BS(query_BHTD.device)
+
         if self.rotates_at_use:
-            device = key_BKSD.device
-            slots = self.shared.get(layout, "slots", lambda: self.slot_rotation(layout, self.store.index_BS(device)))
+            slots = self.shared.get(layout, "slots", lambda: self.slot_rotation(layout, index_BS()))
             key_BKSD = self.position.rotate(key_BKSD, slots)
-        plain = query_layout.is_uniform and query_layout.starts is not None and self.sees_all(used)
-        causal = plain and layout.starts is not None and layout.starts[0] == 0
-        mask = None
-        if not causal and not (plain and query_BHTD.shape[2] == 1):
+        causal, mask = self._is_plain(query_layout), None
+        sees_all = query_layout.is_uniform and query_BHTD.shape[2] == 1 and self.sees_all(used)
+        if not sees_all and not (causal and not self.position.adds_bias):
+            mask = self.shared.get(query_layout, "mask", lambda: self.visible(query_layout, index_BS()))
+        if self.position.adds_bias:
+            visible_B1TS, causal = mask, False
             mask = self.shared.get(
-                query_layout, "mask", lambda: self.visible(query_layout, self.store.index_BS(query_BHTD.device))
+                query_layout, "bias", lambda: self.with_bias(visible_B1TS, layout, query_layout, index_BS())
             )
         value_BKSD = self.store.value_BKSD[:, :, :used]
         return attend(query_BHTD, key_BKSD, value_BKSD, mask, causal, layout.capture.weights)
@@ -112,11 +131,19 @@ class FullLayer(LayerCache):
                 key_BKSD = self.position.rotate(key_BKSD, self.slot_rotation(layout, held.index_BS()))
             if not (sees_all and query_layout.starts is not None and held.is_past(query_layout.starts)):
                 mask = self.visible(query_layout, held.index_BS())
+            if self.position.adds_bias:
+                mask = self.with_bias(mask, layout, query_layout, held.index_BS())
             yield Piece(key_BKSD, held.value_BKSD, mask)
 
     def rotation(self, layout: Layout, positions: Tensor) -> Rotation:
         """That of some positions in the layout's texts."""
         return self.position.rotation(positions, self.text_lengths(layout) if self.position.depends_on_length else None)
+
+    def with_bias(self, mask: Tensor | None, text: Layout, asking: Layout, index_BS: Tensor) -> Tensor:
+        """The mask of slots for the tokens `asking` in a `text`, and what they lose by distance, in one."""
+        lengths = self.text_lengths(text) if self.position.depends_on_length else None
+        slots_BS = self.slot_positions(text, index_BS)
+        return additive(self.position.bias(asking.positions_BTP[..., 0], slots_BS, lengths), mask, False)
 
     def slot_rotation(self, layout: Layout, index_BS: Tensor) -> Rotation:
         """That of the keys in slots, as they turn in the layout's texts."""

@@ -150,6 +150,16 @@ def tile_of(trained: int) -> int:
     return max(1, min(64, trained // 8))
 
 
+def refuse_unless_turned_once(position: Position, policy: str) -> None:
+    """ValueError where a key that was turned when it came doesn't say by itself where it stands in the text."""
+    if position.depends_on_length or position.adds_bias:
+        raise ValueError(
+            f"{policy} keeps keys as their place in the text turned them, but this model's positions turn anew as a "
+            "text grows (dynamic NTK, LongRoPE) or weigh distances (ALiBi): use full, attention_sinks, or "
+            "heavy_hitters with positions=cache"
+        )
+
+
 def attend(
     query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, mask: Tensor | None, causal: bool, weights: bool
 ) -> Attended:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from handscroll.kvcache import Policy, describe, make_policy
 from handscroll.kvcache.layered import LayeredCache
+from handscroll.kvcache.places import lasting
 from handscroll.kvcache.state import State, read_state, write_state
 from handscroll.model import Transformer
 from handscroll.model.fingerprint import fingerprint, shape_of
@@ -59,16 +60,17 @@ def load(path: Path, model: Transformer) -> Memory:
     Raises FileNotFoundError for no file; ValueError for what is no memory or is damaged, for a memory that a newer
     version has written, and for that of another model, saying how it differs.
     """
-    state = read_state(path)
-    if state["format"] > FORMAT:
-        raise ValueError(
-            f"{path} was saved by Handscroll {state['version']}, in a newer format ({state['format']}) than this "
-            f"version knows ({FORMAT}): use that version, or read the text again"
-        )
-    _check_model(path, state["model"], model)
-    policy = make_policy(state["policy"])
-    cache = policy.start(model.config, model.position, len(state["lengths"]))
-    cache.restore(state["cache"], model.device)
+    with lasting():
+        state = read_state(path)
+        if state["format"] > FORMAT:
+            raise ValueError(
+                f"{path} was saved by Handscroll {state['version']}, in a newer format ({state['format']}) than this "
+                f"version knows ({FORMAT}): use that version, or read the text again"
+            )
+        _check_model(path, state["model"], model)
+        policy = make_policy(state["policy"])
+        cache = policy.start(model.config, model.position, len(state["lengths"]))
+        cache.restore(state["cache"], model.device)
     assert list(cache.lengths) == state["lengths"], "a restored cache is as long as the saved one"
     return Memory(cache, policy, state["notes"], state["model"]["maker"])
 

@@ -19,6 +19,11 @@ import torch
 from torch import Tensor
 
 
+def lasting() -> torch.inference_mode:
+    """Where tensors are made that outlive a forward: those made in inference mode can't be written to outside of it."""
+    return torch.inference_mode(mode=False)
+
+
 class Room(ABC):
     """One tensor (N, *shape) that grows along its first dimension.
 
@@ -98,7 +103,8 @@ class MemoryRoom(Room):
             self.tensor.copy_(saved)
 
     def _larger(self, number: int) -> Tensor:
-        return torch.empty(number, *self.shape, dtype=self.dtype, device=self.device, pin_memory=self.pinned)
+        with lasting():
+            return torch.empty(number, *self.shape, dtype=self.dtype, device=self.device, pin_memory=self.pinned)
 
 
 class FileRoom(Room):
@@ -119,7 +125,8 @@ class FileRoom(Room):
         size = number * prod(self.shape) * self.dtype.itemsize
         os.ftruncate(self._descriptor, size)
         mapped = mmap.mmap(self._descriptor, size)
-        return torch.frombuffer(mapped, dtype=self.dtype).view(number, *self.shape)
+        with lasting():
+            return torch.frombuffer(mapped, dtype=self.dtype).view(number, *self.shape)
 
 
 PLACES = ("device", "host", "file")

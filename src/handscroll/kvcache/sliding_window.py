@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from handscroll.kvcache.full import FullLayer
-from handscroll.kvcache.layered import LayeredCache, Origin, PerForward
+from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, attend
 from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
+from handscroll.model.memory import Attended
 from handscroll.model.position import Position
+
+# Queries that are answered at a time are no fewer than this.
+SPAN = 64
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,25 @@ class WindowLayer(FullLayer):
     def visible(self, layout: Layout, index_BS: Tensor) -> Tensor:
         query_BT1, key_B1S = layout.index_BT[:, :, None], index_BS[:, None, :]
         return super().visible(layout, index_BS) & ((query_BT1 - key_B1S < self.window) | (query_BT1 < 0))[:, None]
+
+    def _attend_to_all(self, query_BHTD: Tensor, layout: Layout, query_layout: Layout) -> Attended:
+        """A long forward is answered in spans of about a window of queries, each of which sees two windows of keys."""
+        length, size = query_BHTD.shape[2], max(self.window, SPAN)
+        is_plain = query_layout.is_uniform and len(set(self.store.bases)) == 1 and not self.position.adds_bias
+        if length <= size or not is_plain or self.rotates_at_use or layout.capture.weights:
+            return super()._attend_to_all(query_BHTD, layout, query_layout)
+        assert query_layout.starts is not None
+        assert self.store.key_BKSD is not None and self.store.value_BKSD is not None
+        before, outs = query_layout.starts[0] - self.store.bases[0], []
+        for first in range(0, length, size):
+            last = min(first + size, length)
+            slots = slice(max(0, before + first - self.window + 1), before + last)
+            query_T1 = torch.arange(before + first, before + last, device=query_BHTD.device)[:, None]
+            distance_TS = query_T1 - torch.arange(slots.start, slots.stop, device=query_BHTD.device)
+            mask_TS = (distance_TS >= 0) & (distance_TS < self.window)
+            key_BKSD, value_BKSD = self.store.key_BKSD[:, :, slots], self.store.value_BKSD[:, :, slots]
+            outs.append(attend(query_BHTD[:, :, first:last], key_BKSD, value_BKSD, mask_TS, False, False).out_BHTD)
+        return Attended(torch.cat(outs, dim=2), None)
 
     def truncate(self, lengths: Sequence[int]) -> None:
         for row, (length, base) in enumerate(zip(lengths, self.store.bases, strict=True)):

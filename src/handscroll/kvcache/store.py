@@ -9,17 +9,27 @@ Letters: B rows, T tokens, S slots, N blocks, K kv heads, L tokens of a block, R
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from handscroll.kvcache.archive import Archive, ArchivedBlocks, nbytes
+from handscroll.kvcache.block_index import BlockIndex
 from handscroll.kvcache.blocks import Blocks, Plain
-from handscroll.kvcache.places import Place
+from handscroll.kvcache.places import Place, lasting
 from handscroll.kvcache.state import State
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Bytes
+
+# Slots of a row that are attended to at a time where they come in pieces: keys and values stay in a processor's cache.
+PIECE = 2048
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Slots (K, S, D) side by side; one part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 
 class Held(NamedTuple):
@@ -94,11 +104,11 @@ class TokenStore:
         """All slots in use, in the order of the text, some at a time, on `device`."""
         assert self.key_BKSD is not None and self.value_BKSD is not None
         counts = [length - base for length, base in zip(self.lengths, self.bases, strict=True)]
-        for span, bases in ((slice(0, self.sinks), [0] * len(counts)), (slice(self.sinks, self.used), self.bases)):
-            if span.start < min(span.stop, self.used):
-                firsts = [span.start + base for base in bases]
-                held = [max(0, min(span.stop, count) - span.start) for count in counts]
-                yield Held(self.key_BKSD[:, :, span], self.value_BKSD[:, :, span], firsts, held)
+        sinks = min(self.sinks, self.used)
+        for first, last in pairwise(sorted({0, sinks, *range(sinks, self.used, PIECE), self.used})):
+            firsts = [first + (base if first >= self.sinks else 0) for base in self.bases]
+            held = [max(0, min(last, count) - first) for count in counts]
+            yield Held(self.key_BKSD[:, :, first:last], self.value_BKSD[:, :, first:last], firsts, held)
 
     def truncate(self, lengths: Sequence[int]) -> None:
         """Forgets what each row holds past `lengths[row]` (mutates)."""
@@ -120,6 +130,18 @@ class TokenStore:
                     local_KSD[:, :kept] = local_KSD[:, dropped : dropped + kept].clone()
                 self.bases[row] += dropped
 
+    def rows(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values (K, S, D) of each row's slots, on the device."""
+        assert self.key_BKSD is not None
+        held = list(self.pieces(self.key_BKSD.device))
+        return [
+            (
+                joined([part.key_BKSD[row, :, : part.counts[row]] for part in held]),
+                joined([part.value_BKSD[row, :, : part.counts[row]] for part in held]),
+            )
+            for row in range(len(self.lengths))
+        ]
+
     def index_BS(self, device: torch.device) -> Tensor:
         """The index in each slot in use, -1 where a row has none."""
         slots_S = torch.arange(self.used, device=device)
@@ -135,23 +157,24 @@ class TokenStore:
         chosen.lengths = [self.lengths[row] for row in rows]
         if self.key_BKSD is not None and self.value_BKSD is not None and rows:
             rows_B = torch.tensor(rows, device=self.key_BKSD.device)
-            chosen.key_BKSD = self.key_BKSD[:, :, : self.used].index_select(0, rows_B)
-            chosen.value_BKSD = self.value_BKSD[:, :, : self.used].index_select(0, rows_B)
+            with lasting():
+                chosen.key_BKSD = self.key_BKSD[:, :, : self.used].index_select(0, rows_B)
+                chosen.value_BKSD = self.value_BKSD[:, :, : self.used].index_select(0, rows_B)
         return chosen
 
     def join(self, other: TokenStore) -> TokenStore:
         """A copy of these rows and, behind them, of the other's."""
         rows = len(self.lengths)
-        joined = TokenStore(rows + len(other.lengths), self.sinks, self.limit)
-        joined.bases, joined.lengths = self.bases + other.bases, self.lengths + other.lengths
+        both = TokenStore(rows + len(other.lengths), self.sinks, self.limit)
+        both.bases, both.lengths = self.bases + other.bases, self.lengths + other.lengths
         for store, span in ((self, slice(0, rows)), (other, slice(rows, None))):
             if store.key_BKSD is not None and store.value_BKSD is not None:
                 _, heads, _, width = store.key_BKSD.shape
-                joined.reserve(joined.used, store.key_BKSD.new_empty(len(joined.lengths), heads, 0, width))
-                assert joined.key_BKSD is not None and joined.value_BKSD is not None
-                joined.key_BKSD[span, :, : store.used] = store.key_BKSD[:, :, : store.used]
-                joined.value_BKSD[span, :, : store.used] = store.value_BKSD[:, :, : store.used]
-        return joined
+                both.reserve(both.used, store.key_BKSD.new_empty(len(both.lengths), heads, 0, width))
+                assert both.key_BKSD is not None and both.value_BKSD is not None
+                both.key_BKSD[span, :, : store.used] = store.key_BKSD[:, :, : store.used]
+                both.value_BKSD[span, :, : store.used] = store.value_BKSD[:, :, : store.used]
+        return both
 
     def state(self) -> State:
         """What is held, to be saved; not the room that is spare."""
@@ -167,12 +190,13 @@ class TokenStore:
     def bytes(self) -> Bytes:
         return Bytes(nbytes(*(buffer for buffer in (self.key_BKSD, self.value_BKSD) if buffer is not None)), 0)
 
-    def trim(self) -> None:
-        """Gives back room that is more than twice what is in use (mutates)."""
-        if self.key_BKSD is not None and self.value_BKSD is not None and self.key_BKSD.shape[2] > 2 * self.used:
-            self.key_BKSD, self.value_BKSD = (
-                buffer_BKSD[:, :, : self.used].clone() for buffer_BKSD in (self.key_BKSD, self.value_BKSD)
-            )
+    def trim(self, times: int = 2) -> None:
+        """Gives back room that is more than `times` what is in use (mutates)."""
+        if self.key_BKSD is not None and self.value_BKSD is not None and self.key_BKSD.shape[2] > times * self.used:
+            with lasting():
+                self.key_BKSD, self.value_BKSD = (
+                    buffer_BKSD[:, :, : self.used].clone() for buffer_BKSD in (self.key_BKSD, self.value_BKSD)
+                )
 
     def reserve(self, slots: int, like_BKTD: Tensor) -> None:
         """Makes room for so many slots of a row (mutates)."""
@@ -182,8 +206,9 @@ class TokenStore:
         room = max(slots, 2 * held if self.limit is None else min(2 * held, self.limit))
         batch, heads, _, width = like_BKTD.shape
         for name in ("key_BKSD", "value_BKSD"):
-            # Zeros, not empty: a masked slot still meets the softmax's zero weight, and 0 * NaN is NaN.
-            grown = like_BKTD.new_zeros(batch, heads, room, width)
+            with lasting():
+                # Zeros, not empty: a masked slot still meets the softmax's zero weight, and 0 * NaN is NaN.
+                grown = like_BKTD.new_zeros(batch, heads, room, width)
             if held:
                 grown[:, :, :held] = getattr(self, name)
             setattr(self, name, grown)
@@ -192,12 +217,13 @@ class TokenStore:
 class BlockStore(Archive):
     """Archived blocks, unrotated, each with its representatives.
 
-    Blocks wait in the host's memory where nothing else is said; representatives, which every selection reads, are on
-    the device.
+    Blocks wait in the host's memory where nothing else is said; representatives, which selections read, are on the
+    device. An `index`, where there is one, finds a few of them.
     """
 
-    def __init__(self, blocks: Blocks | None = None) -> None:
+    def __init__(self, blocks: Blocks | None = None, index: BlockIndex | None = None) -> None:
         super().__init__(blocks or Blocks(Plain(), Place("host")))
+        self.index = index
         self.representative_KNRD: Tensor | None = None
 
     @property
@@ -219,7 +245,9 @@ class BlockStore(Archive):
         return key_KNLD.flatten(1, 2), value_KNLD.flatten(1, 2)
 
     def bytes(self) -> Bytes:
-        held, stored = 0 if self.representative_KNRD is None else nbytes(self.representative_KNRD), super().bytes()
+        held, stored = 0 if self.index is None else self.index.nbytes(), super().bytes()
+        if self.representative_KNRD is not None:
+            held += nbytes(self.representative_KNRD)
         return Bytes(held + stored.device, stored.host)
 
     def state(self, numbers_N: Tensor) -> State:
@@ -238,17 +266,20 @@ class BlockStore(Archive):
         return own_N
 
     def _represent(self, numbers_N: Tensor, representative_KNRD: Tensor) -> None:
-        """Writes the representatives of these blocks (mutates)."""
+        """Writes the representatives of these blocks, which are others from now on (mutates)."""
         self._reserve(self.count, representative_KNRD)
         assert self.representative_KNRD is not None
         self.representative_KNRD[:, numbers_N.to(representative_KNRD.device)] = representative_KNRD
+        if self.index is not None:
+            self.index.written(numbers_N.tolist())
 
     def _reserve(self, blocks: int, representative_KNRD: Tensor) -> None:
         held = 0 if self.representative_KNRD is None else self.representative_KNRD.shape[1]
         if blocks <= held:
             return
         heads, _, number, width = representative_KNRD.shape
-        grown = representative_KNRD.new_empty(heads, max(blocks, 2 * held), number, width)
+        with lasting():
+            grown = representative_KNRD.new_empty(heads, max(blocks, 2 * held), number, width)
         if self.representative_KNRD is not None:
             grown[:, :held] = self.representative_KNRD
         self.representative_KNRD = grown

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from handscroll.kvcache.archive import Archive
+from handscroll.kvcache.block_index import BlockIndex
+from handscroll.kvcache.block_lru import LruBlockStore
 from handscroll.kvcache.blocks import Blocks, FewBits, Plain
 from handscroll.kvcache.places import Place
 from handscroll.kvcache.store import BlockStore, TokenStore
@@ -25,9 +27,10 @@ class Stores:
             return TokenStore(rows, sinks, limit)
         return TieredStore(rows, sinks, Archive(self._blocks("device")), self.recent)
 
-    def blocks(self) -> BlockStore:
-        """A store for one layer's archived blocks."""
-        return BlockStore(self._blocks("host"))
+    def blocks(self, index: BlockIndex | None = None, device_blocks: int = 0) -> BlockStore:
+        """A store for one layer's archived blocks; so many of them stay on a GPU once they were read."""
+        blocks = self._blocks("host")
+        return LruBlockStore(device_blocks, blocks, index) if device_blocks else BlockStore(blocks, index)
 
     def _blocks(self, place: str) -> Blocks:
         return Blocks(Plain() if self.bits is None else FewBits(self.bits), self.place or Place(place))

@@ -17,12 +17,12 @@ from torch import Tensor
 from handscroll.kvcache.archive import Archive, nbytes, together
 from handscroll.kvcache.blocks import GROUP
 from handscroll.kvcache.state import State
-from handscroll.kvcache.store import Held, TokenStore
+from handscroll.kvcache.store import PIECE, Held, TokenStore
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Bytes
 
 # Blocks of each row that are read at a time.
-READ = 64
+READ = PIECE // GROUP
 
 
 class TieredStore(TokenStore):
@@ -151,6 +151,11 @@ class TieredStore(TokenStore):
     def bytes(self) -> Bytes:
         device, host = map(sum, zip(self.hot.bytes(), self.archive.bytes(), strict=True))
         return Bytes(device, host + nbytes(*self.tables))
+
+    def trim(self, times: int = 2) -> None:
+        """That of the tokens on the device (mutates)."""
+        self.hot.trim(times)
+        self._look()
 
     def _keep(self, row: int, kept: slice) -> None:
         """Of a row's archived blocks only these stay (mutates)."""

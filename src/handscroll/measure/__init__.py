@@ -4,13 +4,17 @@ What it is for
     reading.py        reads a document under a cache policy; times every chunk, weighs the cache, pauses for questions
     likelihood.py     perplexity against position, across chunks, without ever holding a text's logits
     probes.py         questions with the tokens of their facts (`TokenSpans`: characters to tokens) and accepted replies
-    recall.py         asks forks of a cache, exact match; recall against depth and length; the blocks that were read
+    asking.py         puts questions to forks of a cache, many at a time; the blocks that were read
+    recall.py         exact match; recall against depth and length
     attended.py       keys per query, counted in the attention weights themselves
     policies.py       all of it for one policy
     results.py        `PolicyResult`, which survives as JSON; `policy_table`
     extrapolation.py  a n + b n^2 for what was too long to read; always under its own key
-    suites/           named measurements that return a `Table`: recall, perplexity
-    report/           one HTML page that holds all it shows
+    suites/           named measurements that return a `Table`: recall, perplexity, dispersion of attention, and those
+                      upon `text/tasks/`: needles, passkeys, key-value pairs, tracing, words, QA, RULER
+    battery.py        several suites at several lengths, cell by cell
+    battery_tables.py scores and costs of a battery side by side
+    report/           HTML pages that hold all they show
     table.py          `Table`, for people and scripts; what can't be measured is shown as not available
 
 Contracts
@@ -33,11 +37,14 @@ A new suite is one file in `suites/` and one line in `SUITES`:
     @dataclass(frozen=True)
     class SpeedOptions:
         tokens: int = 8192
+        full_limit: int = FULL_LIMIT
 
-    def measure(subject, policies, options):
-        yield Table("Speed", ("policy", "tokens/s"), tuple(...))
+    def measure(subject, policy, ids, options):         # ids: what `prepare(subject, part, options)` gave
+        for step in read_document(subject.model, ids, policy, likelihood=False):
+            yield Work("reading", step.tokens, step.total)
+        yield Measured({"speed": step.tokens_per_second}, tokens=len(ids), readings=1, ...)
 
-    SPEED = Suite(frozenset({"cache"}), SpeedOptions, measure)
+    SPEED = Suite("speed", frozenset({"cache"}), ("speed",), SpeedOptions, parts, prepare, measure, table)
 """
 
 from handscroll.measure.policies import FULL_LIMIT, AskStep, measure_policy

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from handscroll.generation.engine import CHUNK
-from handscroll.kvcache import AttentionSinks, Full, Policy, SlidingWindow, describe
+from handscroll.kvcache import AttentionSinks, Full, HeavyHitters, Policy, SlidingWindow, cuts_sentences, describe
 from handscroll.measure.attended import attended_keys
 from handscroll.measure.probes import Probe
 from handscroll.measure.reading import Reading, ReadStep, read_document
@@ -58,10 +58,11 @@ def measure_policy(
         require(kv_bytes(model.config, len(ids)), f"a full cache of {len(ids):,} tokens", model.device)
     points = [length for length in sorted(probes_by_length) if limit is None or length <= limit]
     window = model_window(model, policy)
+    breaks = tokenizer.sentence_ends if cuts_sentences(policy) else ()
     outcomes: list[Outcome] = []
     speeds: list[tuple[int, float]] = []
     step: ReadStep | None = None
-    for step in read_document(model, ids, policy, points=points, likelihood=likelihood, chunk=chunk):
+    for step in read_document(model, ids, policy, points=points, likelihood=likelihood, chunk=chunk, breaks=breaks):
         yield step
         if step.is_point:
             speeds.append((step.tokens, step.tokens_per_second))
@@ -82,6 +83,8 @@ def model_window(model: Transformer, policy: Policy) -> int:
     trained = model.config.max_positions
     if isinstance(policy, AttentionSinks):
         return policy.sizes(trained).window
+    if isinstance(policy, HeavyHitters):
+        return policy.sizes(trained).recent
     return min(trained, policy.window or trained) if isinstance(policy, SlidingWindow) else trained
 
 

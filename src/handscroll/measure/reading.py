@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -20,6 +20,8 @@ from handscroll.generation.engine import CHUNK
 from handscroll.kvcache import Policy
 from handscroll.measure.likelihood import NextToken, PositionCurve
 from handscroll.model import Cache, Transformer
+
+Item = TypeVar("Item")
 
 RECENT_CHUNKS = 8
 
@@ -79,11 +81,13 @@ def read_document(
     points: Sequence[int] = (),
     likelihood: bool = True,
     chunk: int = CHUNK,
+    breaks: Sequence[int] = (),
 ) -> Iterator[ReadStep]:
     """Reads `ids` from the beginning into one new cache; the last step's `reading` is the result.
 
     Chunks end at multiples of `chunk`, and at each of `points` (numbers of tokens) besides; the end is a point too
-    where it is among them. ValueError for an empty document or a point that lies outside it.
+    where it is among them. `breaks`: tokens that end a sentence. ValueError for an empty document, or a point that
+    lies outside it.
     """
     total = len(ids)
     if not total:
@@ -101,8 +105,10 @@ def read_document(
     borders = sorted({*range(0, total, chunk), *points, total})
     for start, end in pairwise(borders):
         piece = ids[start:end]
+        # Where questions are asked, the text ends for a cache that goes by its end.
+        more = min(point for point in (*points, total) if point >= end) - end
         watch = Watch(model.device)
-        (progress,) = read(model, [piece], cache, end - start, only_last=predicted is None)
+        (progress,) = read(model, [piece], cache, end - start, only_last=predicted is None, breaks=breaks, more=more)
         seconds, cpu_seconds = watch.stop()
         held = cache.bytes()
         chunks.append(Chunk(start, end, seconds, cpu_seconds, held.device, held.host))
@@ -127,3 +133,14 @@ class Watch:
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+def timed(steps: Iterator[Item], device: torch.device) -> Iterator[tuple[float, Item]]:
+    """Each item with the seconds that it took to come; what the caller does in between is not counted."""
+    while True:
+        watch = Watch(device)
+        try:
+            step = next(steps)
+        except StopIteration:
+            return
+        yield watch.stop()[0], step

@@ -10,7 +10,15 @@ Variant = TypeVar("Variant")
 
 
 @dataclass(frozen=True)
-class RopeOptions:
+class PositionOptions:
+    """What fills the position slot: each way of saying where a token stands has a kind of these, in `position/`."""
+
+    def check_head(self, head_width: int) -> None:
+        """ValueError where heads of this width can't be told so."""
+
+
+@dataclass(frozen=True)
+class RopeOptions(PositionOptions):
     """Rotary position embedding (RoFormer, arXiv 2104.09864): angle of pair i at position p is p * theta^(-2i/D).
 
     Options that stretch the window are kinds of these, each in its file of `position/`.
@@ -19,7 +27,6 @@ class RopeOptions:
     theta: float = 10000.0
 
     def check_head(self, head_width: int) -> None:
-        """ValueError where heads of this width can't be turned so."""
         if head_width % 2:
             raise ValueError(f"head_width={head_width} is odd: rotary positions turn pairs of features")
 
@@ -41,7 +48,7 @@ class ModelConfig:
     feedforward_width: int
     max_positions: int
     attention: str = "grouped_query"
-    position: RopeOptions = field(default_factory=RopeOptions)
+    position: PositionOptions = field(default_factory=RopeOptions)
     norm: str = "rms"
     norm_eps: float = 1e-6
     feedforward: str = "swiglu"

@@ -58,9 +58,11 @@ def look_back(model: Transformer, bias: float = KEY_BIAS) -> None:
     gradient descent is what small models spend most of their training on. Every key bias is `bias`; the query bias is
     the same vector turned by -(h + 1) positions, so that their product peaks where key position = query position -
     (h + 1). Their weights are made small (`CONTENT`), lest content outshout position.
-    Raises ValueError for a model without q and k biases.
+    Raises ValueError for a model without q and k biases, and for positions that turn nothing.
     """
     config = model.config
+    if model.position.adds_bias:
+        raise ValueError(f"{config.position} turns neither q nor k: looking back needs rotary positions")
     if not config.qkv_bias:
         raise ValueError("qkv_bias=False: looking back is written into the q and k biases; use qkv_bias=True")
     query, key = (cast(nn.Linear, model.get_submodule(f"layers.0.attention.{name}")) for name in ("q", "k"))

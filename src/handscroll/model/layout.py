@@ -30,6 +30,7 @@ class Layout:
     `starts` and `lengths` (one per row) are known on the host when each row is one contiguous run of real tokens,
     padded on the right; a cache needs them. They are None for packed training windows, which no cache takes.
     `totals` (one per row): the length of each row's text where it is known that more of it follows.
+    `ends_BT` (on the host) is True at a token that ends a sentence or a paragraph; None where nobody said.
     """
 
     index_BT: Tensor
@@ -39,6 +40,7 @@ class Layout:
     starts: tuple[int, ...] | None = None
     lengths: tuple[int, ...] | None = None
     totals: tuple[int, ...] | None = None
+    ends_BT: Tensor | None = None
 
     @classmethod
     def rows(
@@ -50,6 +52,7 @@ class Layout:
         totals: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
         capture: Capture = Capture(),
+        ends_BT: Tensor | None = None,
     ) -> Layout:
         """Rows of `lengths[b]` real tokens that continue a sequence at `starts[b]` (0), right-padded to `size`.
 
@@ -67,7 +70,7 @@ class Layout:
             index_BT = index_BT.masked_fill(offsets_T >= lengths_B[:, None], -1)
         positions_BTP = index_BT.clamp(min=0)[..., None]
         told = tuple(totals) if totals is not None else None
-        return cls(index_BT, positions_BTP, None, capture, starts, tuple(lengths), told)
+        return cls(index_BT, positions_BTP, None, capture, starts, tuple(lengths), told, ends_BT)
 
     @classmethod
     def packed(cls, index_BT: Tensor, positions_BT: Tensor, document_BT: Tensor) -> Layout:

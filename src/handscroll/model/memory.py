@@ -13,10 +13,10 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from handscroll.kernels.attention import attention, attention_with_weights
+from handscroll.kernels.attention import additive, attention, attention_with_weights
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
-from handscroll.model.position import Position, rotation_of
+from handscroll.model.position import Position, bias_of, rotation_of
 
 
 class Attended(NamedTuple):
@@ -106,25 +106,45 @@ class DirectMemory:
     some_may_ask = True
 
     def __init__(self, position: Position, layout: Layout, crossbatch: Crossbatch | None = None):
-        self.position, self.crossbatch = position, crossbatch
+        self.position = position
         self.rotation = rotation_of(position, layout)
-        self.mask_B1TS = layout.mask()
+        self.mask = self._mask(layout)
+        self.crossbatch = crossbatch
+        if crossbatch is not None and position.adds_bias:
+            self.crossbatch = crossbatch._replace(visible_QS=self._mask_across(crossbatch, layout))
 
     def attend(
         self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
     ) -> Attended:
-        rotation, mask_B1TS = self.rotation, self.mask_B1TS
+        rotation, mask = self.rotation, self.mask
         if asking is not None:
-            rotation, mask_B1TS = rotation_of(self.position, layout, asking), layout.mask(asking)
+            rotation, mask = rotation_of(self.position, layout, asking), self._mask(layout, asking)
         query_BHTD = self.position.rotate(query_BHTD, rotation)
         key_BKTD = self.position.rotate(key_BKTD, self.rotation)
-        causal = mask_B1TS is None
+        causal = mask is None
         if layout.capture.weights:
-            return Attended(*attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask_B1TS, causal))
-        out_BHTD = attention(query_BHTD, key_BKTD, value_BKTD, mask_B1TS, causal)
+            return Attended(*attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask, causal))
+        out_BHTD = attention(query_BHTD, key_BKTD, value_BKTD, mask, causal)
         if self.crossbatch is not None:
             out_BHTD = _look_across(self.crossbatch, out_BHTD, query_BHTD, key_BKTD, value_BKTD)
         return Attended(out_BHTD, None)
+
+    def _mask(self, layout: Layout, asking: Layout | None = None) -> Tensor | None:
+        """Who sees whom, with the position's bias where it has one; None where plain causality says it all."""
+        mask_B1TS = layout.mask(asking)
+        if not self.position.adds_bias:
+            return mask_B1TS
+        return additive(bias_of(self.position, layout, asking), mask_B1TS, mask_B1TS is None)
+
+    def _mask_across(self, crossbatch: Crossbatch, layout: Layout) -> Tensor:
+        """(H, Q, P) of the tokens that look at all P tokens of all rows: what they see, with the bias."""
+        positions_BT = layout.positions_BTP[..., 0]
+        lengths_Q = None
+        if self.position.depends_on_length:
+            lengths_Q = layout.text_lengths().expand_as(positions_BT).flatten()[crossbatch.asking_Q]
+        positions_P = positions_BT.flatten()
+        bias_HQP = self.position.bias(positions_P[crossbatch.asking_Q], positions_P, lengths_Q)
+        return additive(bias_HQP, crossbatch.visible_QS, False)
 
 
 def _look_across(

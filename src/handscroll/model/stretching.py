@@ -1,7 +1,7 @@
 """A model under a longer window: the same weights, other positions.
 
 Knows by which methods a window is stretched and what each needs to be told. Leaves how a method turns positions to
-`position/`, and what config.json says of it to `families/rope.py`.
+`position/`, and what config.json says of it to `families/`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
-from handscroll.model.config import ModelConfig, RopeOptions, chosen
+from handscroll.model.config import ModelConfig, PositionOptions, RopeOptions, chosen
 from handscroll.model.families.values import checked
 from handscroll.model.position import (
+    AlibiOptions,
+    DynamicAlibiOptions,
     DynamicOptions,
     LinearOptions,
     Llama3Options,
@@ -25,16 +27,19 @@ from handscroll.model.position import (
 from handscroll.model.position.options import StretchedOptions
 from handscroll.model.transformer import Transformer
 
-METHODS: dict[str, type[RopeOptions]] = {
+METHODS: dict[str, type[PositionOptions]] = {
     "linear": LinearOptions,
     "ntk": NtkOptions,
     "dynamic": DynamicOptions,
     "yarn": YarnOptions,
     "llama3": Llama3Options,
     "longrope": LongRopeOptions,
+    "dynamic_alibi": DynamicAlibiOptions,
     # Only a longer window, to compare with.
-    "none": RopeOptions,
+    "none": PositionOptions,
 }
+# Their stretch follows each text's own length, from the trained window on, which therefore stays what it is.
+BY_LENGTH = (DynamicOptions, DynamicAlibiOptions)
 # What isn't said, where a method has no default of its own: dynamic NTK as in the paper, Llama 3.1's numbers.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "dynamic": {"factor": 1.0},
@@ -47,12 +52,14 @@ DERIVED = ("theta", "original_max_positions")
 def stretch(config: ModelConfig, method: str, to: int, options: Mapping[str, Any] | None = None) -> ModelConfig:
     """The config of the same weights with a window of `to` tokens. `options` are the method's; factor = to / window.
 
-    Dynamic NTK stretches from the trained window on, as far as a text is long: its `max_positions` stays as it is.
-    Raises ValueError for a window that isn't longer, for unknown methods and options, and for a stretched model.
+    Dynamic NTK and dynamic ALiBi stretch from the trained window on, as far as a text is long: `max_positions` stays
+    as it is. Raises ValueError for a window that isn't longer, for unknown methods and options, for a method that is
+    for other positions than the model's, and for a stretched model.
     """
     kind = chosen("method", method, METHODS)
     options = options or {}
-    if type(config.position) is not RopeOptions:
+    plain = type(config.position)
+    if plain not in (RopeOptions, AlibiOptions):
         before = next(name for name, each in METHODS.items() if each is type(config.position))
         factor = getattr(config.position, "factor", None)
         raise ValueError(
@@ -61,7 +68,15 @@ def stretch(config: ModelConfig, method: str, to: int, options: Mapping[str, Any
         )
     if to <= config.max_positions:
         raise ValueError(f"to={to} is not longer than the model's window, {config.max_positions}: give a longer one")
-    values: dict[str, Any] = {"theta": config.position.theta, "original_max_positions": config.max_positions}
+    if method == "none":
+        kind = plain
+    if not issubclass(kind, plain):
+        fitting = ", ".join(name for name, each in METHODS.items() if issubclass(each, plain) or name == "none")
+        what = "ALiBi, which turns nothing" if plain is AlibiOptions else "rotary positions"
+        raise ValueError(f"method={method!r} is not for a model with {what}: choose one of {fitting}")
+    values: dict[str, Any] = {"original_max_positions": config.max_positions}
+    if isinstance(config.position, RopeOptions):
+        values["theta"] = config.position.theta
     if issubclass(kind, StretchedOptions):
         values["factor"] = to / config.max_positions
     values |= {**PRESETS.get(method, {}), **_checked(method, kind, options)}
@@ -72,7 +87,7 @@ def stretch(config: ModelConfig, method: str, to: int, options: Mapping[str, Any
             "(arXiv 2402.13753): give both, or choose another method"
         )
     position = kind(**{name: values[name] for name in names if name in values})
-    return replace(config, position=position, max_positions=config.max_positions if method == "dynamic" else to)
+    return replace(config, position=position, max_positions=config.max_positions if kind in BY_LENGTH else to)
 
 
 def with_config(model: Transformer, config: ModelConfig) -> Transformer:
@@ -84,7 +99,7 @@ def with_config(model: Transformer, config: ModelConfig) -> Transformer:
     return stretched
 
 
-def _checked(method: str, kind: type[RopeOptions], options: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(method: str, kind: type[PositionOptions], options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as the fields that they become."""
     types = {each.name: str(each.type) for each in fields(kind) if each.name not in DERIVED}
     for name in options:

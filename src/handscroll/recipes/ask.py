@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from handscroll.generation import Sampling
 from handscroll.generation import generate as generate_ids
+from handscroll.kvcache import cuts_sentences
 from handscroll.kvcache.block_memory import BlockMemoryCache
 from handscroll.kvcache.layered import LayeredCache
 from handscroll.kvcache.memory_file import Memory
@@ -57,14 +58,20 @@ def ask(
     def answer() -> Iterator[Token | Passage]:
         fork, looked_at = memory.cache.select([0]), Counter[int]()
         emitted = generate_ids(
-            model, [ids], fork, max_new_tokens=max_new_tokens, stop_ids=tokenizer.stop_ids, sampling=sampling
+            model,
+            [ids],
+            fork,
+            max_new_tokens=max_new_tokens,
+            stop_ids=tokenizer.stop_ids,
+            sampling=sampling,
+            breaks=tokenizer.sentence_ends if cuts_sentences(memory.policy) else (),
         )
         for token in as_text(tokenizer, emitted):
             looked_at.update(_blocks(fork))
             yield token
         for first, _ in looked_at.most_common(PASSAGES):
             assert isinstance(fork, BlockMemoryCache)
-            yield Passage(first, tokenizer.decode(memory.notes["ids"][first : first + fork.block].tolist()))
+            yield Passage(first, tokenizer.decode(memory.notes["ids"][first : fork.block_end(0, first)].tolist()))
 
     return answer()
 

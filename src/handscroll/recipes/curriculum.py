@@ -87,7 +87,7 @@ STAGES = (
     Stage("questions", "questions", 112, 32, 128, 2, relations=FEW, families=(2, 8)),
     Stage("longer questions", "questions", 210, 16, 256, 4, relations=FEW, families=(2, 8), texts=1),
     Stage("full windows", "questions", 160, 8, WINDOW, 8, relations=FEW, families=(2, 8), texts=1),
-    Stage("retrieved blocks", "questions", 900, 8, WINDOW, 8, relations=FEW, families=(2, 8), fragments=True, texts=1),
+    Stage("retrieved blocks", "questions", 1000, 8, WINDOW, 8, relations=FEW, families=(2, 8), fragments=True, texts=1),
 )
 
 

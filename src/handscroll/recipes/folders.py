@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from handscroll.model import ModelConfig, Transformer
-from handscroll.model.checkpoint import load_model, read_config, replacing, resolve, save_model
+from handscroll.model.checkpoint import lay_by_columns, load_model, read_config, replacing, resolve, save_model
 from handscroll.model.stretching import stretch
 from handscroll.model.weight_files import read_json, write_json
 from handscroll.recipes.output import check_writable
@@ -44,6 +44,8 @@ def load_folder(
     tokenizer = Tokenizer.load(folder)
     model = load_model(folder, dtype=dtype, device=device)
     check_vocabulary(tokenizer, model.config.vocab_size, str(folder))
+    if model.device.type == "cpu":
+        lay_by_columns(model)
     return Loaded(model, tokenizer)
 
 

@@ -15,7 +15,7 @@ import torch
 from handscroll.generation import Emitted, Sampling, read
 from handscroll.generation import generate as generate_ids
 from handscroll.generation.engine import CHUNK
-from handscroll.kvcache import AttentionSinks, BlockMemory, Policy, SlidingWindow, make_policy
+from handscroll.kvcache import AttentionSinks, BlockMemory, Policy, SlidingWindow, cuts_sentences, make_policy
 from handscroll.model import Transformer
 from handscroll.model.footprint import kv_bytes, require
 from handscroll.text import StreamDecoder, Tokenizer, chat_tokens
@@ -61,16 +61,23 @@ def generate(
     require_memory(model, policy, len(ids) + max_new_tokens)
     stops = tokenizer.stop_ids if stop_ids is None else tuple(stop_ids)
     memory = policy.start(model.config, model.position, 1)
+    breaks = tokenizer.sentence_ends if cuts_sentences(policy) else ()
 
     def tokens() -> Iterator[Token]:
         # Up to a border of the chunks that reading has anyway, so that looking on changes nothing.
         head = (len(ids) - 1) // CHUNK * CHUNK
         if head:
-            for progress in read(model, [ids[:head]], memory, only_last=True):
+            for progress in read(model, [ids[:head]], memory, only_last=True, breaks=breaks):
                 if on_read is not None:
                     on_read(progress.tokens, len(ids))
         emitted = generate_ids(
-            model, [ids[head:]], memory, max_new_tokens=max_new_tokens, stop_ids=stops, sampling=sampling
+            model,
+            [ids[head:]],
+            memory,
+            max_new_tokens=max_new_tokens,
+            stop_ids=stops,
+            sampling=sampling,
+            breaks=breaks,
         )
         for number, token in enumerate(as_text(tokenizer, emitted)):
             if number == 0 and on_read is not None:
@@ -110,13 +117,15 @@ def _line(text: str) -> str:
 
 def require_memory(model: Transformer, policy: Policy, tokens: int) -> None:
     """Raises DoesNotFit unless there is memory for what the policy keeps of so many tokens."""
-    device = model.device
+    device, dtype = model.device, model.embedding.weight.dtype
     if isinstance(policy, SlidingWindow):
         # Its store drops old tokens once it holds two windows.
         tokens = min(tokens, 2 * (policy.window or model.config.max_positions) + CHUNK)
     elif isinstance(policy, AttentionSinks):
         tokens = min(tokens, policy.sizes(model.config.max_positions).held)
     elif isinstance(policy, BlockMemory):
+        dense = kv_bytes(model.config, tokens, dtype) * policy.dense_layers // model.config.num_layers
+        require(dense, f"remembering {tokens:,} tokens in its dense layers", device)
         device = torch.device("cpu")  # where its archive waits
-    needed = kv_bytes(model.config, tokens, model.embedding.weight.dtype)
+    needed = kv_bytes(model.config, tokens, dtype)
     require(needed, f"remembering {tokens:,} tokens", device)

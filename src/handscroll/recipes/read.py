@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from handscroll.generation import read as read_ids
-from handscroll.kvcache import Policy, describe, make_policy, memory_file
+from handscroll.kvcache import Policy, cuts_sentences, describe, make_policy, memory_file
 from handscroll.kvcache.memory_file import Memory
 from handscroll.model import Transformer
 from handscroll.recipes.events import Advance
@@ -61,7 +61,7 @@ def go_on(path: Path, model: Transformer, begun: Memory) -> Memory:
     return saved
 
 
-def read(model: Transformer, memory: Memory, save_to: Path | None = None) -> Iterator[Advance]:
+def read(model: Transformer, tokenizer: Tokenizer, memory: Memory, save_to: Path | None = None) -> Iterator[Advance]:
     """Reads what the memory lacks of its text (mutates), and saves it to a file now and then, and at the end.
 
     The chunks are those of a reading that was never stopped, and so is the memory.
@@ -72,8 +72,9 @@ def read(model: Transformer, memory: Memory, save_to: Path | None = None) -> Ite
     if done == total:
         return
     began = saved = time.monotonic()
-    pause = SAVE_EVERY
-    for progress in read_ids(model, [memory.notes["ids"][done:].tolist()], memory.cache, only_last=True):
+    pause, ids = SAVE_EVERY, memory.notes["ids"][done:].tolist()
+    breaks = tokenizer.sentence_ends if cuts_sentences(memory.policy) else ()
+    for progress in read_ids(model, [ids], memory.cache, only_last=True, breaks=breaks):
         now = time.monotonic()
         yield Advance("reading", done + progress.tokens, total, "tokens", progress.tokens / (now - began))
         is_last = progress.tokens == progress.total

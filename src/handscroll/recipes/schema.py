@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_t
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, field_validator, model_validator
 
 from handscroll.model import ModelConfig, RopeOptions
+from handscroll.model.families import family_for
+from handscroll.model.position import AlibiOptions
 from handscroll.model.stretching import METHODS
 from handscroll.training import OBJECTIVES, OPTIMIZERS, SCHEDULES
 
@@ -66,6 +68,7 @@ class NewModel(Section):
     window: Size = 512
     qkv_bias: bool = False
     tied: bool = True
+    position: Literal["rope", "alibi"] = "rope"
     rope_theta: float = Field(10000.0, gt=0)
 
     @model_validator(mode="after")
@@ -76,7 +79,10 @@ class NewModel(Section):
             raise ValueError(
                 f"heads={self.heads} is no multiple of kv_heads={self.kv_heads}: each serves as many heads"
             )
-        self.config(vocab_size=1)
+        if self.position != "rope" and self.rope_theta != type(self).model_fields["rope_theta"].default:
+            raise ValueError(f"rope_theta={self.rope_theta} is for position=rope, not {self.position}: leave it out")
+        # What no family of checkpoints can say could not be saved in the end.
+        family_for(self.config(vocab_size=1))
         return self
 
     def config(self, vocab_size: int) -> ModelConfig:
@@ -89,7 +95,7 @@ class NewModel(Section):
             head_width=self.head_width or self.width // self.heads,
             feedforward_width=self.feedforward_width or 32 * math.ceil(self.width * 8 / 3 / 32),
             max_positions=self.window,
-            position=RopeOptions(theta=self.rope_theta),
+            position=AlibiOptions() if self.position == "alibi" else RopeOptions(theta=self.rope_theta),
             qkv_bias=self.qkv_bias,
             tied_embeddings=self.tied,
         )
@@ -115,6 +121,13 @@ class Data(Section):
         return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
+class SkipPositions(Section):
+    """Short windows that stand as if they were `to` tokens long (PoSE, arXiv 2309.10400)."""
+
+    to: Size
+    chunks: Annotated[int, Field(ge=2)] = 2
+
+
 class Training(Section):
     """How long, in what portions, and what is kept. A step is `windows_per_step` windows of `window` tokens."""
 
@@ -123,6 +136,7 @@ class Training(Section):
     windows_per_step: Size = 16
     micro_batches: Size = 1
     window: Annotated[int, Field(ge=2)] | None = Field(None, description="default: the model's window")
+    skip_positions: SkipPositions | None = None
     clip: float = Field(1.0, ge=0)
     seed: NotNegative = 0
     checkpoint_every: Size = 100

@@ -34,6 +34,7 @@ from handscroll.training import (
     Objective,
     PackedSource,
     Progress,
+    SkippedPositions,
     TokenRow,
     TrainOptions,
 )
@@ -68,9 +69,15 @@ def train(
     if resume:
         _check_same(checked, out)
     prepared = prepare(checked, out if resume else None)
-    objective = cast(Objective, OBJECTIVES[checked.objective](pad_id=prepared.tokenizer.pad_id or 0))
+    objective = _objective(checked, prepared.tokenizer)
     steps = train_model({"model": prepared.model}, objective, prepared.source, prepared.options, out, resume=resume)
     return _run(checked, prepared, steps, model_folder or out / MODEL)
+
+
+def _objective(recipe: Recipe, tokenizer: Tokenizer) -> Objective:
+    objective = cast(Objective, OBJECTIVES[recipe.objective](pad_id=tokenizer.pad_id or 0))
+    skip = recipe.train.skip_positions
+    return objective if skip is None else SkippedPositions(objective, skip.to, skip.chunks)
 
 
 def prepare(recipe: Recipe, earlier: Path | None = None) -> Prepared:
@@ -169,6 +176,12 @@ def _window(recipe: Recipe, config: ModelConfig) -> int:
     window = recipe.train.window or longest
     if window > longest:
         raise ValueError(f"train.window={window} is more than the model's window, {longest}: make it smaller")
+    skip = recipe.train.skip_positions
+    if skip is not None and not window <= skip.to <= longest:
+        raise ValueError(
+            f"train.skip_positions.to={skip.to} must lie between train.window, {window}, and the model's window, "
+            f"{longest}: change it, or stretch the model (model.stretch)"
+        )
     return window
 
 

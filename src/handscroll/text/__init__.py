@@ -7,6 +7,7 @@ What it is for
     formats.py     txt, md and jsonl files as rows
     packing.py     which rows share a window, as a pure function of (lengths, window, seed, epoch)
     chronicle/     a bilingual synthetic world with exact ground truth, for any length and seed
+    tasks/         long-context tasks over it and beside it: needles, pairs, chains, counts, RULER by name
 
 Contracts
     - `encode` adds nothing and obeys nothing: no beginning-of-text token, and a control token's name in a text is
@@ -26,7 +27,8 @@ A further file format is a branch of `formats.iterate_rows`, six lines:
             yield _checked(f"{file}:{number}", row)
         return
 
-A further relation of the chronicle is one entry of `chronicle.RELATIONS`; see there.
+A further relation of the chronicle is one entry of `chronicle.RELATIONS`; see there. A further task is one
+entry of `tasks.TASKS`.
 """
 
 from handscroll.text.chat import DEFAULT_CHAT_TEMPLATE, ChatTokens, Rendered, chat_tokens, render

@@ -12,6 +12,7 @@ but a number keeps the space before it, as words do.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +30,7 @@ SPLIT_PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SMALLEST_VOCAB = 256 + len(SPECIAL_TOKENS)
+SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f", "\n")
 
 Han = Literal["merged", "isolated"]
 
@@ -152,6 +154,15 @@ class Tokenizer:
             return []
         adds = bool(told) or self._obeying.encode("").ids[:1] == [self.bos_id]
         return [self.bos_id] if adds else []
+
+    @cached_property
+    def sentence_ends(self) -> tuple[int, ...]:
+        """The entries whose text ends as sentences do, with . ! ? or a full-width one, or as lines do.
+
+        A full-width one that the vocabulary cuts into bytes isn't known by any of them.
+        """
+        texts = self._obeying.decode_batch([[id_] for id_ in range(self.vocab_size)], skip_special_tokens=False)
+        return tuple(id_ for id_, text in enumerate(texts) if text.endswith(SENTENCE_ENDS))
 
     @property
     def chat_template(self) -> str | None:

@@ -24,7 +24,7 @@ To add an objective:
 """
 
 from handscroll.training.batch import Batch, TokenRow, Window, collate
-from handscroll.training.objectives import OBJECTIVES, SFT, CausalLM, Loss, Models, Objective, Term
+from handscroll.training.objectives import OBJECTIVES, SFT, CausalLM, Loss, Models, Objective, SkippedPositions, Term
 from handscroll.training.optimizers import OPTIMIZERS, AdamWOptions, MuonOptions, OptimizerOptions
 from handscroll.training.progress import Progress
 from handscroll.training.schedule import SCHEDULES, Constant, Cosine, Schedule, WarmupStableDecay
@@ -49,6 +49,7 @@ __all__ = [
     "PackedSource",
     "Progress",
     "Schedule",
+    "SkippedPositions",
     "Source",
     "Term",
     "TokenRow",

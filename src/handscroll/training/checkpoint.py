@@ -56,8 +56,8 @@ def save(folder: Path, models: Mapping[str, Transformer], optimizers: Optimizers
     temporary = folder / f".{path.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(_weights(models), temporary / MODEL)
-    save_file(optimizers.state(), temporary / OPTIMIZER)
+    for name, tensors in ((MODEL, _weights(models)), (OPTIMIZER, optimizers.state())):
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary / name)
     values = {"step": state.step, "tokens": state.tokens, "seconds": state.seconds, "run": state.run}
     (temporary / STATE).write_text(json.dumps(values, indent=1), encoding="utf-8")
     for name in (MODEL, OPTIMIZER, STATE):

@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -114,3 +115,11 @@ def token_axis(axes: Axes, first: float, last: float) -> None:
 def plain(text: str) -> str:
     """Text for a figure, whose font is only sure to have Latin letters."""
     return text.encode("latin-1", "replace").decode("latin-1")
+
+
+def standalone(svg: str) -> str:
+    """A figure of a page as a file of its own, with the page's colours by day."""
+    css = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    colours = css[css.index(":root") : css.index("}") + 1].replace("color-scheme: light dark;", "")
+    start = svg.index(">") + 1
+    return f"{svg[:start]}\n<style>{colours}</style>{svg[start:]}\n"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from handscroll.measure.recall import DEPTH_BINS, recall_grid
+from handscroll.measure.recall import DEPTH_BINS, depth_label, recall_grid
 from handscroll.measure.report.drawing import MUTED, SERIES, WIDTH, draw, plain, tokens_label
 from handscroll.measure.results import PolicyResult
 
@@ -19,31 +19,46 @@ RIGHT = SERIES[3]
 ALL_APART = 0.15
 
 
+class HeatMap(NamedTuple):
+    """One policy's: for each length, the share at each depth and, last, over all depths; None where nobody asked."""
+
+    title: str
+    lengths: tuple[int, ...]
+    columns: tuple[tuple[object, ...], ...]
+
+
 def recall_figure(results: Sequence[PolicyResult]) -> str:
-    """A heat map a policy: lengths side by side, depth from the text's beginning (top) to its end."""
-    asked = [result for result in results if has_recall(result)]
-    grids = [recall_grid(result.outcomes) for result in asked]
-    cells = sum(len(grid.columns) - 1 for grid in grids)
+    """Recall of each result that has any."""
+    maps = []
+    for result in results:
+        if has_recall(result):
+            grid = recall_grid(result.outcomes)
+            lengths = tuple(int(name.replace(",", "")) for name in grid.columns[1:])
+            maps.append(HeatMap(result.name, lengths, tuple(tuple(grid.column(name)) for name in grid.columns[1:])))
+    return heat_figure("recall", maps)
+
+
+def heat_figure(name: str, maps: Sequence[HeatMap]) -> str:
+    """The maps beside each other: lengths side by side, depth from the text's beginning (top) to its end."""
 
     def paint(figure: Figure) -> None:
-        shapes = [len(grid.columns) - 1 for grid in grids]
-        axes_list = figure.subplots(
-            1, len(asked), squeeze=False, gridspec_kw={"width_ratios": [max(1, shape) for shape in shapes]}
-        )[0]
-        for place, (result, grid, axes) in enumerate(zip(asked, grids, axes_list, strict=True)):
-            _heat_map(axes, [grid.column(name) for name in grid.columns[1:]])
-            lengths = [int(name.replace(",", "")) for name in grid.columns[1:]]
-            axes.set_xticks([number + 0.5 for number in range(len(lengths))], [tokens_label(each) for each in lengths])
-            labels = [name if place == 0 else "" for name in grid.column("depth")]
+        widths = [max(1, len(each.lengths)) for each in maps]
+        axes_list = figure.subplots(1, len(maps), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
+        for place, (each, axes) in enumerate(zip(maps, axes_list, strict=True)):
+            _heat_map(axes, each.columns)
+            ticks = [number + 0.5 for number in range(len(each.lengths))]
+            axes.set_xticks(ticks, [tokens_label(length) for length in each.lengths])
+            labels = [*map(depth_label, range(DEPTH_BINS)), "all"]
             places = [number + 0.5 for number in range(DEPTH_BINS)]
-            axes.set_yticks([*places, DEPTH_BINS + 0.5 + ALL_APART], labels)
-            axes.set_title(plain(result.name), pad=8)
+            axes.set_yticks([*places, DEPTH_BINS + 0.5 + ALL_APART], labels if place == 0 else [""] * len(labels))
+            axes.set_title(plain(each.title), pad=8)
             if place == 0:
                 axes.set_ylabel("depth of the fact in the text")
         figure.supxlabel("tokens read when the question was asked", color=MUTED, fontsize=10)
 
-    width = min(WIDTH, 2.2 + 1.05 * cells + 0.5 * len(asked))
-    return draw("recall", width, 4.4, paint)
+    cells = sum(len(each.lengths) for each in maps)
+    width = min(WIDTH, 2.2 + 1.05 * cells + 0.5 * len(maps))
+    return draw(name, width, 4.4, paint)
 
 
 def has_recall(result: PolicyResult) -> bool:

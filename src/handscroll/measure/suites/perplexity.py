@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from handscroll.kvcache import Full, Policy, describe
+from handscroll.kvcache import Full, Policy, cuts_sentences
+from handscroll.measure.attended import attended_keys
 from handscroll.measure.likelihood import PositionCurve
 from handscroll.measure.policies import FULL_LIMIT
 from handscroll.measure.reading import ReadStep, read_document
-from handscroll.measure.results import policy_name
+from handscroll.measure.suites.record import Measured, Record
 from handscroll.measure.suites.source import chronicle
-from handscroll.measure.suites.suite import Subject, Suite, SuiteStep
+from handscroll.measure.suites.suite import Part, Subject, Suite, Work
 from handscroll.measure.table import Table, Value
 from handscroll.text import read_texts
 from handscroll.text.chronicle import LANGUAGES
@@ -29,19 +31,32 @@ class PerplexityOptions:
     full_limit: int = FULL_LIMIT
 
 
-def measure(subject: Subject, policies: Sequence[Policy], options: PerplexityOptions) -> Iterator[SuiteStep | Table]:
-    ids = _document(subject, options)
-    curves: list[tuple[str, PositionCurve]] = []
-    for number, policy in enumerate(policies, 1):
-        name = policy_name(describe(policy))
-        limit = options.full_limit if isinstance(policy, Full) else None
-        step: ReadStep | None = None
-        for step in read_document(subject.model, ids[:limit], policy):
-            yield SuiteStep(name, number, len(policies), step)
-        assert step is not None
-        assert step.reading.likelihood is not None
-        curves.append((name, step.reading.likelihood))
-    yield perplexity_table(curves)
+def measure(
+    subject: Subject, policy: Policy, ids: Sequence[int], options: PerplexityOptions
+) -> Iterator[Work | Measured]:
+    limit = options.full_limit if isinstance(policy, Full) else None
+    step: ReadStep | None = None
+    breaks = subject.tokenizer.sentence_ends if cuts_sentences(policy) else ()
+    for step in read_document(subject.model, ids[:limit], policy, breaks=breaks):
+        yield Work("reading", step.tokens, step.total, "tokens", step.tokens_per_second)
+    assert step is not None
+    reading, end = step.reading, step.reading.chunks[-1]
+    assert reading.likelihood is not None
+    yield Measured(
+        {"perplexity": reading.likelihood.perplexity},
+        tokens=reading.tokens,
+        readings=1,
+        read_seconds=reading.seconds,
+        device_bytes=end.device_bytes,
+        host_bytes=end.host_bytes,
+        attended=attended_keys(subject.model, step.cache, ids[: reading.tokens]),
+        detail={name: list(values) for name, values in dataclasses.asdict(reading.likelihood).items()},
+    )
+
+
+def table(records: Sequence[Record]) -> Table:
+    curves = [PositionCurve(**{name: tuple(values) for name, values in each.found.detail.items()}) for each in records]
+    return perplexity_table([(each.cell.policy, curve) for each, curve in zip(records, curves, strict=True)])
 
 
 def perplexity_table(curves: Sequence[tuple[str, PositionCurve]]) -> Table:
@@ -57,7 +72,12 @@ def perplexity_table(curves: Sequence[tuple[str, PositionCurve]]) -> Table:
     return Table("Perplexity against position", ("positions", *(name for name, _ in curves)), tuple(rows))
 
 
-def _document(subject: Subject, options: PerplexityOptions) -> list[int]:
+def parts(options: PerplexityOptions) -> list[Part]:
+    return [Part("perplexity")]
+
+
+def prepare(subject: Subject, part: Part, options: PerplexityOptions) -> list[int]:
+    """The tokens that are read."""
     tokenizer = subject.tokenizer
     if options.tokens < 2:
         raise ValueError(
@@ -75,4 +95,6 @@ def _document(subject: Subject, options: PerplexityOptions) -> list[int]:
     return ids
 
 
-PERPLEXITY = Suite(frozenset({"logprobs", "cache"}), PerplexityOptions, measure)
+PERPLEXITY = Suite(
+    "perplexity", frozenset({"logprobs", "cache"}), ("perplexity",), PerplexityOptions, parts, prepare, measure, table
+)

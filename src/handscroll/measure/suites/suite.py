@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from handscroll.kvcache import Policy, make_policy
-from handscroll.measure.policies import AskStep
-from handscroll.measure.reading import ReadStep
+from handscroll.kvcache import Full, Policy, describe, make_policy
+from handscroll.measure.results import policy_name
+from handscroll.measure.suites.record import Cell, Measured, Record
 from handscroll.measure.table import Table
 from handscroll.model import Transformer
 from handscroll.text import Tokenizer
@@ -31,38 +31,94 @@ class Subject:
     tokenizer: Tokenizer
 
 
-class SuiteStep(NamedTuple):
-    """Progress: what was read or asked under which policy, the `number`th of `total`, counted from 1."""
+class Part(NamedTuple):
+    """A task of a suite in one language; `lang` is empty where a text mixes them."""
 
-    policy: str
-    number: int
+    task: str
+    lang: str = ""
+
+
+class Work(NamedTuple):
+    """How far one cell is: so much of `total` has been read, or asked ("reading", "asking")."""
+
+    doing: str
+    done: int
     total: int
-    step: ReadStep | AskStep
+    unit: str = "tokens"
+    tokens_per_second: float | None = None
+
+
+class SuiteStep(NamedTuple):
+    """Progress of one cell."""
+
+    cell: Cell
+    work: Work
 
 
 @dataclass(frozen=True)
 class Suite:
-    """`options` is a frozen dataclass; `measure` yields progress and, last, the table."""
+    """`options` is a frozen dataclass with `tokens`, the length, and `full_limit`.
 
+    `parts` are the rows of a length; `prepare` makes what every policy of a part reads alike; `measure` yields progress
+    and, last, what was found, `figures` among it; `table` shows the records of one length.
+    """
+
+    name: str
     needs: frozenset[str]
+    figures: tuple[str, ...]
     options: type[Any]
-    measure: Callable[[Subject, Sequence[Policy], Any], Iterator[SuiteStep | Table]]
+    parts: Callable[[Any], Sequence[Part]]
+    prepare: Callable[[Subject, Part, Any], Any]
+    measure: Callable[[Subject, Policy, Any, Any], Iterator[Work | Measured]]
+    table: Callable[[Sequence[Record]], Table]
 
     def __post_init__(self) -> None:
         assert self.needs <= NEEDS, f"unknown needs {self.needs - NEEDS}"
 
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names of its options."""
+        return tuple(option.name for option in dataclasses.fields(self.options))
+
+    def cells(
+        self, subject: Subject, part: Part, policies: Sequence[Policy], options: Any
+    ) -> Iterator[SuiteStep | Record]:
+        """One part under each policy: progress, and after each policy its record."""
+        names = [policy_name(describe(policy)) for policy in policies]
+        cells = [Cell(self.name, part.task, part.lang, options.tokens, name) for name in names]
+        material = self.prepare(subject, part, options)
+        for cell, policy in zip(cells, policies, strict=True):
+            for step in self.measure(subject, policy, material, options):
+                yield Record(cell, step) if isinstance(step, Measured) else SuiteStep(cell, step)
+
     def steps(self, subject: Subject, policies: Sequence[PolicyName], **options: Any) -> Iterator[SuiteStep | Table]:
         """Yields progress, and the table as the last item. ValueError for an unknown option, policy, or no policy."""
-        known = [option.name for option in dataclasses.fields(self.options)]
         for option in options:
-            if option not in known:
-                raise ValueError(f"the suite has no option {option!r}: known are {', '.join(known)}")
+            if option not in self.known:
+                raise ValueError(f"the suite has no option {option!r}: known are {', '.join(self.known)}")
         if not policies:
             raise ValueError("no cache policy is given: name at least one, such as block_memory")
-        return self.measure(subject, [make_policy(policy) for policy in policies], self.options(**options))
+        return self._steps(subject, [make_policy(policy) for policy in policies], self.options(**options))
+
+    def _steps(self, subject: Subject, policies: Sequence[Policy], options: Any) -> Iterator[SuiteStep | Table]:
+        records = []
+        for part in self.parts(options):
+            for step in self.cells(subject, part, policies, options):
+                if isinstance(step, Record):
+                    records.append(step)
+                else:
+                    yield step
+        yield self.table(records)
 
     def run(self, subject: Subject, policies: Sequence[PolicyName], **options: Any) -> Table:
         """The table alone."""
         *_, table = self.steps(subject, policies, **options)
         assert isinstance(table, Table)
         return table
+
+
+def over_limit(policy: Policy, options: Any) -> str:
+    """Why `full` doesn't read a text of this length, or nothing where it does."""
+    if isinstance(policy, Full) and options.tokens > options.full_limit:
+        return f"not read: over full_limit={options.full_limit:,}"
+    return ""

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from handscroll.model.config import ModelConfig
+from handscroll.model.families.baichuan import BAICHUAN, BAICHUAN_7B
 from handscroll.model.families.family import Family, Source
 from handscroll.model.families.llama import LLAMA
 from handscroll.model.families.qwen2 import QWEN2
 
-FAMILIES = {"llama": LLAMA, "qwen2": QWEN2}
+FAMILIES = {"llama": LLAMA, "qwen2": QWEN2, "baichuan": BAICHUAN}
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
@@ -22,6 +23,8 @@ def family_of(config: Mapping[str, Any]) -> Family:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(f"model_type={kind!r} is not supported; known: {', '.join(FAMILIES)}")
+    if kind == BAICHUAN_7B.model_type and config.get(BAICHUAN_7B.keys["max_positions"]) is not None:
+        return BAICHUAN_7B
     return FAMILIES[kind]
 
 

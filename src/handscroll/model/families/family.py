@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from handscroll.model.config import ModelConfig
+from handscroll.model.config import ModelConfig, PositionOptions
 from handscroll.model.families.rope import read_rope, sayable, write_rope
 from handscroll.model.families.values import checked
 
@@ -29,11 +29,14 @@ class Source:
     file that no parameter needs.
     """
 
-    family: str
     config: Mapping[str, Any]
     dtype: torch.dtype
     stores_tied_head: bool = False
     extra_tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def as_they_are(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    return dict(tensors)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Family:
     transformers takes for a missing one; `fixed` are the fields that the architecture decides by itself, `required` the
     keys that may have one value only. `modules` gives the name in the file of a module of `Transformer`, {} standing
     for the layer's number; tensors whose name matches `ignored` can be derived and are no weights.
+    `read_position` and `write_position` are a pair as in `rope.py`; `unpack` makes of a file's tensors those that
+    `modules` name, where several of them lie in one, and `pack` is its inverse.
     """
 
     model_type: str
@@ -54,6 +59,10 @@ class Family:
     required: Mapping[str, Any]
     modules: Mapping[str, str]
     ignored: str = r"rotary_emb\.inv_freq$"
+    read_position: Callable[[Mapping[str, Any], int], PositionOptions] = read_rope
+    write_position: Callable[[dict[str, Any], PositionOptions], None] = write_rope
+    unpack: Callable[[Mapping[str, Tensor], ModelConfig], dict[str, Tensor]] = as_they_are
+    pack: Callable[[Mapping[str, Tensor], ModelConfig], dict[str, Tensor]] = as_they_are
 
     def read(self, config: Mapping[str, Any]) -> ModelConfig:
         """config.json to `ModelConfig`. ValueError names the key that is missing, mistyped or not supported."""
@@ -61,7 +70,7 @@ class Family:
         values = dict(self.fixed)
         for name in self.keys:
             values[name] = self._value(name, config, values)
-        return ModelConfig(position=read_rope(config, values["max_positions"]), **values)
+        return ModelConfig(position=self.read_position(config, values["max_positions"]), **values)
 
     def write(self, config: ModelConfig, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """`ModelConfig` to config.json. Every key of `base` stays as it is unless `config` says otherwise.
@@ -75,8 +84,8 @@ class Family:
             is_derived = name == "head_width" and config.head_width * config.num_heads == config.width
             if (base is None and not is_derived) or self._value(name, result, wanted) != wanted[name]:
                 result[key] = wanted[name]
-        if base is None or read_rope(result, config.max_positions) != config.position:
-            write_rope(result, config.position)
+        if base is None or self.read_position(result, config.max_positions) != config.position:
+            self.write_position(result, config.position)
         if len(result.get("layer_types") or ()) not in (0, config.num_layers):
             result["layer_types"] = ["full_attention"] * config.num_layers
         written = self.read(result)

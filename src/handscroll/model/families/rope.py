@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
-from handscroll.model.config import ModelConfig, RopeOptions
+from handscroll.model.config import ModelConfig, PositionOptions, RopeOptions
 from handscroll.model.families.values import checked
 from handscroll.model.position import (
     DynamicOptions,
@@ -53,8 +53,15 @@ def read_rope(config: Mapping[str, Any], max_positions: int) -> RopeOptions:
     return next(iter(found.values()), RopeOptions(theta))
 
 
-def write_rope(config: dict[str, Any], position: RopeOptions) -> None:
-    """Writes the options where `config` keeps them already (mutates); else in version 4's style, which both read."""
+def write_rope(config: dict[str, Any], position: PositionOptions) -> None:
+    """Writes the options where `config` keeps them already (mutates); else in version 4's style, which both read.
+
+    ValueError for positions that are not rotary.
+    """
+    if not isinstance(position, RopeOptions):
+        raise ValueError(
+            f"rotary positions are all that a {config.get('model_type')} checkpoint can say, not {position!r}"
+        )
     kind = next(name for name, options in ROPE_TYPES.items() if options is type(position))
     told = {KEYS.get(each.name, each.name): getattr(position, each.name) for each in fields(position)}
     told = {key: list(value) if isinstance(value, tuple) else value for key, value in told.items() if value is not None}

@@ -4,11 +4,12 @@ A variant gives `rotation(positions, lengths)`, the cosines and sines of some po
 two are apart so that one rotation serves queries, keys and all layers. Angles are computed in float64 and cast after
 the cosine and sine: at ten million tokens float32 angles are wrong by 0.3 in a score.
 
-All variants are rotary (`rotary.py`). Those beside `rope` turn some pairs slower, so that a text longer than the
-trained window shows the model no angle that it hasn't seen.
+Most variants are rotary (`rotary.py`). Those beside `rope` turn some pairs slower, so that a text longer than the
+trained window shows the model no angle that it hasn't seen. `alibi` turns nothing, but adds to each head's scores a
+`bias` by distance; `dynamic_alibi` stretches it.
 
-To add a variant: write `position/NAME.py` with its options, a kind of `RopeOptions`, and one line below;
-`families/rope.py` says how a checkpoint names it.
+To add a variant: write `position/NAME.py` with its options, a kind of `RopeOptions` or `AlibiOptions`, and one line
+below; `families/` says how a checkpoint names it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from handscroll.model.config import ModelConfig, RopeOptions
+from handscroll.model.config import ModelConfig, PositionOptions, RopeOptions
 from handscroll.model.layout import Layout
+from handscroll.model.position.alibi import Alibi, AlibiOptions
 from handscroll.model.position.dynamic import Dynamic, DynamicOptions
+from handscroll.model.position.dynamic_alibi import DynamicAlibi, DynamicAlibiOptions
 from handscroll.model.position.linear import Linear, LinearOptions
 from handscroll.model.position.llama3 import Llama3, Llama3Options
 from handscroll.model.position.longrope import LongRope, LongRopeOptions
@@ -35,6 +38,10 @@ class Position(Protocol):
     def depends_on_length(self) -> bool:
         """Whether the same position turns differently in a longer text: keys are then kept unrotated."""
 
+    @property
+    def adds_bias(self) -> bool:
+        """Whether scores get a `bias`. Whoever attends asks first: rotary positions cost no mask."""
+
     def rotation(self, positions: Tensor, lengths: Tensor | None = None) -> Rotation:
         """Cosines and sines (*positions.shape, D/2) float32 of integer positions of any shape.
 
@@ -45,8 +52,14 @@ class Position(Protocol):
     def rotate(self, x: Tensor, rotation: Rotation) -> Tensor:
         """x (B, H, T, D) turned by a rotation of positions (T,), (B, T) or (B, H, T)."""
 
+    def bias(self, query_positions: Tensor, key_positions: Tensor, lengths: Tensor | None = None) -> Tensor | None:
+        """What is added to scores, (H, T, S) or (B, H, T, S) float32; None where the position adds none.
 
-POSITIONS: dict[type[RopeOptions], Callable[[int, Any, int], Position]] = {
+        Positions are (T,) and (S,), or (B, T) and (B, S); `lengths` as above, those of the queries' texts.
+        """
+
+
+POSITIONS: dict[type[PositionOptions], Callable[[int, Any, int], Position]] = {
     RopeOptions: Rope,
     LinearOptions: Linear,
     NtkOptions: Ntk,
@@ -54,11 +67,15 @@ POSITIONS: dict[type[RopeOptions], Callable[[int, Any, int], Position]] = {
     YarnOptions: Yarn,
     Llama3Options: Llama3,
     LongRopeOptions: LongRope,
+    AlibiOptions: Alibi,
+    DynamicAlibiOptions: DynamicAlibi,
 }
 
 
 def make_position(config: ModelConfig) -> Position:
-    return POSITIONS[type(config.position)](config.head_width, config.position, config.max_positions)
+    # Pairs of a head's features differ in their speed, heads in their slope.
+    size = config.num_heads if isinstance(config.position, AlibiOptions) else config.head_width
+    return POSITIONS[type(config.position)](size, config.position, config.max_positions)
 
 
 def rotation_of(position: Position, layout: Layout, asking: Layout | None = None) -> Rotation:
@@ -67,8 +84,20 @@ def rotation_of(position: Position, layout: Layout, asking: Layout | None = None
     return position.rotation((asking or layout).positions_BTP[..., 0], lengths_BT)
 
 
+def bias_of(position: Position, layout: Layout, asking: Layout | None = None) -> Tensor | None:
+    """The bias between a layout's tokens, or from those `asking` that were picked from it to all of them."""
+    lengths_BT = layout.text_lengths(asking) if position.depends_on_length else None
+    if asking is None and layout.is_uniform:
+        # Rows stand alike: one of them says it all.
+        positions_T = layout.positions_BTP[0, :, 0]
+        return position.bias(positions_T, positions_T, lengths_BT)
+    return position.bias((asking or layout).positions_BTP[..., 0], layout.positions_BTP[..., 0], lengths_BT)
+
+
 __all__ = [
     "POSITIONS",
+    "AlibiOptions",
+    "DynamicAlibiOptions",
     "DynamicOptions",
     "LinearOptions",
     "Llama3Options",
@@ -78,6 +107,7 @@ __all__ = [
     "Rope",
     "Rotation",
     "YarnOptions",
+    "bias_of",
     "make_position",
     "rotation_of",
 ]

@@ -35,6 +35,7 @@ class Rotary:
 
     # Whether `rotation` looks at lengths. If so, a text that grows turns all of its keys anew.
     depends_on_length = False
+    adds_bias = False
 
     def __init__(self, frequencies: Tensor, max_positions: int, attention_factor: float = 1.0):
         self.frequencies, self.attention_factor = frequencies, attention_factor
@@ -62,6 +63,9 @@ class Rotary:
         cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
         first, second = x.chunk(2, dim=-1)
         return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+
+    def bias(self, query_positions: Tensor, key_positions: Tensor, lengths: Tensor | None = None) -> None:
+        """None: turned queries and keys say it all."""
 
     def _angles(self, positions: Tensor, frequencies: Tensor) -> Rotation:
         angles = positions.to(torch.float64)[..., None] * frequencies.to(positions.device)

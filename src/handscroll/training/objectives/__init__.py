@@ -3,6 +3,8 @@
 An objective decides what is supervised and with what loss; the trainer decides when, divides sums by counts and moves
 weights. Objectives are frozen dataclasses of their options, so that they can be compared on resume and composed.
 
+`SkippedPositions` wraps any of them.
+
 To add one: write `objectives/NAME.py` with a frozen dataclass that has the three methods of `Objective`, its paper in
 the docstring, and one line in `OBJECTIVES`; the contract tests in `tests/training/` run over every entry.
 """
@@ -10,7 +12,8 @@ the docstring, and one line in `OBJECTIVES`; the contract tests in `tests/traini
 from handscroll.training.objectives.causal_lm import CausalLM
 from handscroll.training.objectives.objective import Loss, Models, Objective, Term
 from handscroll.training.objectives.sft import SFT
+from handscroll.training.objectives.skipped_positions import SkippedPositions
 
 OBJECTIVES = {"causal_lm": CausalLM, "sft": SFT}
 
-__all__ = ["OBJECTIVES", "SFT", "CausalLM", "Loss", "Models", "Objective", "Term"]
+__all__ = ["OBJECTIVES", "SFT", "CausalLM", "Loss", "Models", "Objective", "SkippedPositions", "Term"]

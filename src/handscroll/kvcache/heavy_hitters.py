@@ -1,0 +1,251 @@
+"""`heavy_hitters`: the latest tokens, and those that were attended to most (H2O, arXiv 2306.14048, section 4).
+
+Adds to `attention_sinks` that the text decides what stays. Each key adds up the attention that it has received, over
+all queries and, as a mean, over the heads of its group; whenever a tile of the text (every 64 tokens) is complete, each
+kv head keeps its `recent` latest keys and, of the others, the `heavy` ones with the largest sums. So what stays follows
+from the text, never from the caller's chunks, and at most heavy + recent + tile tokens are held and attended to.
+
+All kv heads hold equally many tokens, in the order of the text. With positions "cache" a key stands at its slot: keys
+are held unrotated, and no distance exceeds the trained window, however long the text is. With "text", as in the paper,
+a key stands where it stood in the text, and is rotated once.
+
+Until something is dropped all queries are held, as everything can still be forgotten; from then on those of one tile.
+
+Letters: B rows, T tokens, S slots, H heads, K kv heads, N kept slots, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from handscroll.kvcache.archive import nbytes
+from handscroll.kvcache.full import FullLayer
+from handscroll.kvcache.keeping import keep
+from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, refuse_unless_turned_once, tile_of
+from handscroll.kvcache.queries import Queries
+from handscroll.kvcache.scorers import attention_received
+from handscroll.kvcache.state import State
+from handscroll.kvcache.store import TokenStore
+from handscroll.kvcache.stores import CONTIGUOUS, Stores
+from handscroll.kvcache.tiles import Piece, pieces
+from handscroll.model.config import ModelConfig
+from handscroll.model.layout import Layout
+from handscroll.model.memory import Attended, Bytes
+from handscroll.model.position import Position
+
+POSITIONS = ("cache", "text")
+
+Index = TypeVar("Index", int, Tensor)
+
+
+@dataclass(frozen=True)
+class HeavyHitters:
+    """Sizes in tokens. One that is None takes what the other and a tile leave of the trained window; both None: halves.
+
+    `positions`: where a key stands, "cache" (its slot) or "text".
+    """
+
+    heavy: int | None = None
+    recent: int | None = None
+    positions: str = "cache"
+
+    chunk_invariant = True
+
+    def __post_init__(self) -> None:
+        for name in ("heavy", "recent"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: heavy_hitters needs at least 1")
+        if self.positions not in POSITIONS:
+            raise ValueError(f"positions={self.positions!r}: known are {', '.join(POSITIONS)}")
+
+    def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
+        """ValueError where heavy, recent and tile together exceed the trained window that positions "cache" stay in."""
+        if self.positions == "text":
+            refuse_unless_turned_once(position, "heavy_hitters with positions=text")
+        sizes, shared, cuts = self.sizes(config.max_positions), PerForward(), PerForward()
+        layers = [
+            HeavyLayer(position, stores.tokens(rows, limit=sizes.attended), shared, cuts, sizes)
+            for _ in range(config.num_layers)
+        ]
+        return LayeredCache(layers, shared, Origin(self, stores, position))
+
+    def sizes(self, trained: int) -> Sizes:
+        """The sizes in force for a model that was trained on so many tokens."""
+        tile = tile_of(trained)
+        room = trained - tile
+        heavy = self.heavy or max(1, room - self.recent if self.recent else room // 2)
+        sizes = Sizes(heavy, self.recent or max(1, room - heavy), tile, self.positions == "cache")
+        if sizes.in_cache and sizes.attended > trained:
+            raise ValueError(
+                f"heavy_hitters would attend to heavy {sizes.heavy} + recent {sizes.recent} + tile {tile} = "
+                f"{sizes.attended} tokens, but the model was trained on {trained}: choose fewer, or positions=text"
+            )
+        return sizes
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many tokens stay, and in which slot a token is appended."""
+
+    heavy: int
+    recent: int
+    tile: int
+    in_cache: bool
+
+    @property
+    def budget(self) -> int:
+        return self.heavy + self.recent
+
+    @property
+    def attended(self) -> int:
+        return self.budget + self.tile
+
+    def slot(self, index: Index) -> Index:
+        """Of the token at an index: behind what stays when its tile begins."""
+        into_tile = index % self.tile
+        before = index - into_tile
+        return into_tile + (before.clamp(max=self.budget) if isinstance(before, Tensor) else min(before, self.budget))
+
+
+class HeavyLayer(FullLayer):
+    """Reads tile by tile. What a row holds follows from its length: a store's index is a slot."""
+
+    # What stays depends on who has asked.
+    some_may_ask = False
+
+    def __init__(self, position: Position, store: TokenStore, shared: PerForward, cuts: PerForward, sizes: Sizes):
+        super().__init__(position, store, shared)
+        self.cuts, self.sizes = cuts, sizes
+        self.read = [0] * len(store.lengths)
+        self.queries = Queries(len(store.lengths))
+        self.received: list[Tensor | None] = [None] * len(store.lengths)
+
+    @property
+    def rotates_at_use(self) -> bool:
+        return self.sizes.in_cache
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(self.read)
+
+    def attend(
+        self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
+    ) -> Attended:
+        assert asking is None, "all queries have a say in what stays"
+        outs, weights = [], []
+        for span, piece in self.cuts.get(layout, "pieces", lambda: self._pieces(layout)):
+            query_BHPD = query_BHTD[:, :, span]
+            attended = super().attend(query_BHPD, key_BKTD[:, :, span], value_BKTD[:, :, span], piece)
+            outs.append(attended.out_BHTD)
+            if attended.weights_BHTS is not None:
+                missing = self.sizes.attended - attended.weights_BHTS.shape[-1]
+                weights.append(F.pad(attended.weights_BHTS, (0, missing)))
+            self._listen(query_BHPD, piece)
+        return Attended(torch.cat(outs, dim=2), torch.cat(weights, dim=2) if weights else None)
+
+    def _pieces(self, layout: Layout) -> list[Piece]:
+        """Tile by tile; indices are slots, and so are positions where they are those in the cache."""
+        found = []
+        for span, piece in pieces(layout, self.sizes.tile):
+            assert piece.starts is not None
+            slot_BT = self.sizes.slot(piece.index_BT.clamp(min=0)).masked_fill(piece.index_BT < 0, -1)
+            starts = tuple(self.sizes.slot(start) for start in piece.starts)
+            in_slots = replace(piece, index_BT=slot_BT, starts=starts)
+            if self.sizes.in_cache:
+                in_slots = replace(in_slots, positions_BTP=slot_BT.clamp(min=0)[..., None])
+            found.append(Piece(span, in_slots))
+        return found
+
+    def text_lengths(self, layout: Layout) -> Tensor:
+        """(B, 1): a query sees no more than budget and tile, however long the text is."""
+        return super().text_lengths(layout).clamp(max=self.sizes.attended)
+
+    def _listen(self, query_BHTD: Tensor, layout: Layout) -> None:
+        """Queries wait until their tile is complete; where it is and the budget exceeded, tokens go (mutates)."""
+        assert layout.lengths is not None
+        complete = []
+        for row, length in enumerate(layout.lengths):
+            if length:
+                self.queries.add(row, query_BHTD[row, :, :length])
+                self.read[row] += length
+                if self.read[row] % self.sizes.tile == 0 and self.store.lengths[row] > self.sizes.budget:
+                    complete.append(row)
+        if complete:
+            held = self.store.rows()
+            slots: list[Tensor | None] = [None] * len(self.read)
+            for row in complete:
+                slots[row] = self._vote(row, held[row][0], layout)
+            keep(self.store, slots)
+
+    def _vote(self, row: int, key_KSD: Tensor, layout: Layout) -> Tensor:
+        """(K, N): the slots of a row that stay, now that the waiting queries have voted, too (mutates)."""
+        query_HTD, stored, device = self.queries.of(row), key_KSD.shape[1], key_KSD.device
+        end = stored if self.sizes.in_cache else self.read[row]
+        asking_T = torch.arange(end - query_HTD.shape[1], end, device=device)
+        lengths = self.text_lengths(layout)[row] if self.position.depends_on_length else None
+        query_HTD = self.position.rotate(query_HTD[None], self.position.rotation(asking_T, lengths))[0]
+        bias_HTS = None
+        if self.sizes.in_cache:
+            slots_S = torch.arange(stored, device=device)
+            key_KSD = self.position.rotate(key_KSD[None], self.position.rotation(slots_S, lengths))[0]
+            bias_HTS = self.position.bias(asking_T, slots_S, lengths)
+        received_KS = attention_received(query_HTD, key_KSD, bias_HTS)
+        earlier_KS = self.received[row]
+        if earlier_KS is not None:
+            received_KS[:, : earlier_KS.shape[1]] += earlier_KS
+        first = stored - self.sizes.recent
+        heavy_KN = received_KS[:, :first].topk(self.sizes.heavy, dim=1).indices.sort(dim=1).values
+        recent_KN = torch.arange(first, stored, device=device).expand(len(heavy_KN), -1)
+        kept_KN = torch.cat((heavy_KN, recent_KN), dim=1)
+        self.received[row] = received_KS.gather(1, kept_KN)
+        self.queries.clear(row)
+        return kept_KN
+
+    def bytes(self) -> Bytes:
+        stored = self.store.bytes()
+        received = nbytes(*(received_KS for received_KS in self.received if received_KS is not None))
+        return Bytes(stored.device + self.queries.nbytes() + received, stored.host)
+
+    def truncate(self, lengths: Sequence[int]) -> None:
+        """Anywhere until something was dropped, then within the latest tile; ValueError for less."""
+        tile = self.sizes.tile
+        for row, (length, read) in enumerate(zip(lengths, self.read, strict=True)):
+            if self.store.lengths[row] < read and length < read - read % tile:
+                raise ValueError(
+                    f"row {row} can't be truncated to {length} tokens: heavy_hitters dropped tokens after "
+                    f"{read - read % tile}, and those would be needed; read the text again, or keep a fork (select)"
+                )
+        forgotten = [read - length for read, length in zip(self.read, lengths, strict=True)]
+        for row, number in enumerate(forgotten):
+            self.queries.drop_last(row, number)
+        self.store.truncate([held - number for held, number in zip(self.store.lengths, forgotten, strict=True)])
+        self.read = list(lengths)
+
+    def select(self, rows: Sequence[int], shared: PerForward) -> Self:
+        chosen = super().select(rows, shared)
+        chosen.read = [self.read[row] for row in rows]
+        chosen.queries = self.queries.select(rows)
+        chosen.received = [self.received[row] for row in rows]
+        return chosen
+
+    def join(self, other: Self, shared: PerForward) -> Self:
+        joined = super().join(other, shared)
+        joined.read = self.read + other.read
+        joined.queries = self.queries.join(other.queries)
+        joined.received = self.received + other.received
+        return joined
+
+    def state(self) -> State:
+        return super().state() | {"read": self.read, "queries": self.queries.state(), "received": self.received}
+
+    def restore(self, state: State, device: torch.device) -> None:
+        super().restore(state, device)
+        self.read, self.queries = state["read"], Queries.restored(state["queries"], device)
+        self.received = [None if received is None else received.to(device) for received in state["received"]]
