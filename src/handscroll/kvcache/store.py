@@ -279,7 +279,7 @@ class BlockStore(Archive):
             return
         heads, _, number, width = representative_KNRD.shape
         with lasting():
-            grown = representative_KNRD.new_empty(heads, max(blocks, 2 * held), number, width)
+            grown = representative_KNRD.new_empty(heads, max(blocks, held + held // 4), number, width)
         if self.representative_KNRD is not None:
             grown[:, :held] = self.representative_KNRD
         self.representative_KNRD = grown
