@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import handscroll
@@ -27,6 +28,20 @@ from handscroll.cli.display import Lines
 torch.set_num_threads(1)
 def kill(self, event):
     if event.done == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+Lines.advance = kill
+main()
+"""
+
+KILLED_READING = """
+import os, signal, torch
+from handscroll.cli import main
+from handscroll.cli.display import Lines
+from handscroll.recipes import read
+torch.set_num_threads(1)
+read.SAVE_EVERY, read.SAVING = 0, 1e9
+def kill(self, event):
+    if event.done == 8192:
         os.kill(os.getpid(), signal.SIGKILL)
 Lines.advance = kill
 main()
@@ -175,6 +190,60 @@ def test_a_long_file_is_read_with_a_word_on_the_way(run: Run, tmp_path: Path) ->
     ran = run("generate", "model", "Who?", "--file", "book.txt", "--max-new-tokens", "2", "--chat")
     assert ran.code == 0
     assert "reading: " in ran.err
+
+
+def test_a_book_is_read_once_and_asked_later(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "more.md").write_text("A lazy fox. " * 50, encoding="utf-8")
+    ran = run("read", "model", "text.txt", "more.md", "--save", "memories/book.memory", "--cache.blocks=1", "--json")
+    assert ran.code == 0, ran.err
+    result = json.loads(ran.out)
+    assert result["bytes"] == (tmp_path / "memories" / "book.memory").stat().st_size
+    assert result["cache"] == {"policy": "block_memory", "blocks": 1}
+    questions, options = ["Who jumps?", "谁?"], ["--max-new-tokens", "6", "--json"]
+    of_memory = json.loads(run("ask", "model", *questions, "--memory", "memories/book.memory", *options).out)
+    files = ["--file", "text.txt", "--file", "more.md", "--cache.blocks=1"]
+    of_files = json.loads(run("ask", "model", *questions, *files, *options).out)
+    assert of_memory["tokens_read"] == of_files["tokens_read"] == result["tokens"]
+    for one, other, question in zip(of_memory["answers"], of_files["answers"], questions, strict=True):
+        assert one | {"seconds": 0} == other | {"seconds": 0}
+        assert one["question"] == question
+        assert 1 <= len(one["tokens"]) <= 6
+        assert one["passages"]
+    # Each question is asked as if it were the only one, and its answer alone is printed.
+    alone = run("ask", "model", questions[1], "--memory", "memories/book.memory", "--max-new-tokens", "6")
+    assert alone.out.strip() == of_memory["answers"][1]["answer"]
+    assert alone.err == ""
+
+
+def test_a_killed_reading_goes_on_to_the_same_memory(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text((tmp_path / "text.txt").read_text(encoding="utf-8") * 6, encoding="utf-8")
+    command = ["read", "model", "book.txt", "--save"]
+    assert run(*command, "whole.memory").code == 0
+    killed = subprocess.run([sys.executable, "-c", KILLED_READING, *command, "book.memory"], cwd=tmp_path, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    asked = run("ask", "model", "Who?", "--memory", "book.memory")
+    assert asked.code == 2
+    assert "book.memory holds 4,096 of " in asked.err
+    assert "book.memory exists already: ask it, go on with it (--resume)" in run(*command, "book.memory").err
+    other = run("read", "model", "text.txt", "--save", "book.memory", "--resume")
+    assert "book.memory is the memory of another text" in other.err
+    other = run(*command, "book.memory", "--resume", "--cache", "full")
+    assert "remembers by {'policy': 'block_memory'}, not by {'policy': 'full'}" in other.err
+    resumed = run(*command, "book.memory", "--resume")
+    assert resumed.code == 0, resumed.err
+    answers = [
+        json.loads(run("ask", "model", "Who?", "--memory", name, "--json").out)["answers"][0] | {"seconds": 0}
+        for name in ("whole.memory", "book.memory")
+    ]
+    assert answers[0] == answers[1]
+    whole, book = (load_file(tmp_path / name) for name in ("whole.memory", "book.memory"))
+    assert whole.keys() == book.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(book[name], tensor, atol=1e-5, rtol=0)
+    # What is read to its end has nothing to go on with.
+    before = (tmp_path / "book.memory").read_bytes()
+    assert run(*command, "book.memory", "--resume").code == 0
+    assert (tmp_path / "book.memory").read_bytes() == before
 
 
 def test_eval_compares_policies(run: Run, tmp_path: Path) -> None:
@@ -338,6 +407,8 @@ def test_help_of_every_verb_explains_every_option(run: Run) -> None:
         ["train"],
         ["extend"],
         ["generate"],
+        ["read"],
+        ["ask"],
         ["eval"],
     ):
         shown = run(*verb, "--help").out

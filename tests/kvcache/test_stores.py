@@ -1,5 +1,6 @@
 """Stores: any policy in few bits, in the host's memory or in a file, against slow references; bytes are fewer."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from handscroll.kvcache import HeavyHitters, PerHeadBudget, SnapKV, describe, fu
 from handscroll.kvcache.blocks import GROUP
 from handscroll.kvcache.full import FullLayer
 from handscroll.kvcache.keeping import keep
-from handscroll.kvcache.layered import LayeredCache, PerForward
+from handscroll.kvcache.layered import LayeredCache, Origin, PerForward
 from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model import Cache, Layout, Transformer
@@ -64,7 +65,8 @@ def test_quantized_full_equals_the_slow_reference(
 ) -> None:
     tokens_BT, shared = text(2, sum(chunks)), PerForward()
     layers = [FullLayer(model.position, RoundTrip(2, bits, recent), shared) for _ in model.layers]
-    expected = feed(model, LayeredCache(layers, shared), tokens_BT, chunks)
+    origin = Origin("round trip", CONTIGUOUS, model.position)
+    expected = feed(model, LayeredCache(layers, shared, origin), tokens_BT, chunks)
     logits = feed(model, start({"policy": "quantized", "bits": bits, "recent": recent}, model, 2), tokens_BT, chunks)
     error = float((logits - expected).abs().mean())
     rounding = float((logits - feed(model, start("full", model, 2), tokens_BT, chunks)).abs().mean())
@@ -136,6 +138,19 @@ def test_truncating_into_an_archive_brings_its_block_back(model: Transformer) ->
     torch.testing.assert_close(logits[0], model(tokens_BT[:1, :140])[0, 131:], atol=2e-5, rtol=0)
     again = model(torch.cat((tokens_BT[1:, :7], tokens_BT[1:, 131:140]), dim=1))[0, 7:]
     torch.testing.assert_close(logits[1], again, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("inner", ["full", {"policy": "block_memory", "window": 40}], ids=str)
+def test_what_inference_read_can_be_forgotten_outside_of_it(model: Transformer, inner: object) -> None:
+    cache = start({"policy": "offloaded", "recent": 0, "inner": inner}, model, 1)
+    with torch.inference_mode():
+        model(text(1, 300), cache=cache)
+    store = cache.layers[0].store  # type: ignore[attr-defined]
+    archive = getattr(store, "archive", store)
+    assert archive.count > 0
+    del cache, store
+    gc.collect()
+    assert archive.count == 0
 
 
 def test_named_as_they_are_described() -> None:

@@ -4,13 +4,16 @@ A policy is frozen options; `policy.start(config, position, rows)` gives a cache
 unrotated queries, keys and values to it and reads what comes back. A variant is named the same way everywhere:
 `{"policy": "block_memory", "window": 256}`, `{"policy": "quantized", "bits": 4, "inner": "full"}`.
 
+Caches of one policy and model are joined (`join`); `memory_file.py` saves a cache and loads it.
+
 To add a policy:
 1. write `kvcache/NAME.py`: a frozen dataclass of options with `chunk_invariant` and `start`, and a `LayerCache`;
 2. rotate keys at insertion where nothing moves, at use where keys move or `position.depends_on_length`: then for the
    length of what is attended to; where `position.adds_bias`, attend with its bias between the same positions; decide
    visibility by index alone;
-3. add one line to `POLICIES` below;
-4. the contract tests in `tests/kvcache/` run over every entry of the dict by themselves.
+3. give the layer `select`, `join`, `state` and `restore` for what it holds beside its store, which has its own;
+4. add one line to `POLICIES` below;
+5. the contract tests in `tests/kvcache/` run over every entry of the dict by themselves.
 """
 
 from __future__ import annotations

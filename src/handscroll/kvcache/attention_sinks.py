@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handscroll.kvcache.full import FullLayer
-from handscroll.kvcache.layered import LayeredCache, PerForward, tile_of
+from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, tile_of
 from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.kvcache.tiles import Piece, pieces
@@ -63,7 +63,7 @@ class AttentionSinks:
             SinksLayer(position, stores.tokens(rows, sizes.sinks, sizes.held), shared, cuts, sizes)
             for _ in range(config.num_layers)
         ]
-        return LayeredCache(layers, shared)
+        return LayeredCache(layers, shared, Origin(self, stores, position))
 
     def sizes(self, trained: int) -> Sizes:
         """The sizes in force for a model that was trained on so many tokens."""
@@ -204,6 +204,3 @@ class SinksLayer(FullLayer):
                     f"to {sinks + base}, and from {needed} on they would be needed; read the text again"
                 )
         super().truncate(lengths)
-
-    def select(self, rows: Sequence[int], shared: PerForward) -> SinksLayer:
-        return SinksLayer(self.position, self.store.select(rows), shared, self.cuts, self.sizes)

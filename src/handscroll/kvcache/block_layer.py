@@ -14,24 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from handscroll.kernels.attention import additive
-from handscroll.kvcache.block_cuts import breaks_of, join, lengths_of, represent
+from handscroll.kvcache.block_cuts import breaks_of, lengths_of, represent
+from handscroll.kvcache.block_rows import BlockRows
 from handscroll.kvcache.block_selection import add_claims
-from handscroll.kvcache.block_slots import Buffers, Row, mean_over_distances
-from handscroll.kvcache.layered import LayerCache, PerForward, attend
+from handscroll.kvcache.block_slots import Buffers, mean_over_distances
+from handscroll.kvcache.layered import attend
 from handscroll.kvcache.representatives import QUERIES, REPRESENTATIVES
-from handscroll.kvcache.store import BlockStore
 from handscroll.model.layout import Layout
-from handscroll.model.memory import Attended, Bytes
-from handscroll.model.position import Position, Rotation
-
-if TYPE_CHECKING:
-    from handscroll.kvcache.block_memory import BlockMemory, Sizes
+from handscroll.model.memory import Attended
+from handscroll.model.position import Rotation
 
 # Queries of a tile that choose blocks for the `reselect_reading` tokens that follow.
 READING_QUERIES = 2
@@ -47,35 +44,15 @@ class Piece(NamedTuple):
     weights_HTS: Tensor | None
 
 
-class BlockLayer(LayerCache):
-    def __init__(
-        self,
-        options: BlockMemory,
-        sizes: Sizes,
-        position: Position,
-        store: BlockStore,
-        rows: int,
-        shared: PerForward,
-    ):
-        self.options, self.sizes, self.position, self.store, self.shared = options, sizes, position, store, shared
-        self.represent = REPRESENTATIVES[options.representative]
-        self.per_head = options.selection == "per_head"
-        self.needs_weights = options.representative == "attended"
-        self.rows = [Row.empty(sizes) for _ in range(rows)]
-        # A row of its tables for each slot, which is also a rotation for each distance.
-        self.rotation = position.rotation(torch.arange(sizes.attended), torch.tensor(sizes.attended))
-        # Queries of decoded tokens since the last selection.
-        self.pending: list[Tensor] = []
-        self._buffers: Buffers | None = None
+class BlockLayer(BlockRows):
+    @property
+    def per_head(self) -> bool:
+        """Whether each kv head reads blocks of its own."""
+        return self.options.selection == "per_head"
 
     @property
-    def buffers(self) -> Buffers:
-        assert self._buffers is not None, "the first tokens make the buffers"
-        return self._buffers
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return tuple(row.length for row in self.rows)
+    def needs_weights(self) -> bool:
+        return self.options.representative == "attended"
 
     def attend(
         self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
@@ -92,7 +69,6 @@ class BlockLayer(LayerCache):
                 state.breaks.extend(found)
         if query_BHTD.shape[2] == 1 and min(layout.lengths) == 1:
             return self._decode(query_BHTD, key_BKTD, value_BKTD, layout)
-        self.pending = []
         out_BHTD = torch.zeros_like(query_BHTD)
         weights_BHTA = None
         if layout.capture.weights:
@@ -112,6 +88,8 @@ class BlockLayer(LayerCache):
         state, sizes, length = self.rows[row], self.sizes, query_HTD.shape[1]
         offset = 0
         goes_on = layout.totals is not None and layout.totals[row] > state.length + length
+        if length:
+            state.pending = []
         while offset < length:
             span = slice(offset, min(length, offset + sizes.tile - state.length % sizes.tile))
             self._archive(row)
@@ -154,11 +132,10 @@ class BlockLayer(LayerCache):
         buffers, rows = self.buffers, range(len(self.rows))
         for row in rows:
             self._archive(row)
-        self.pending.append(query_BH1D)
-        if len(self.pending) >= self.options.reselect:
-            asking_BHTD = torch.cat(self.pending, dim=2) if len(self.pending) > 1 else query_BH1D
-            self._select(rows, asking_BHTD)
-            self.pending = []
+        if self.options.reselect == 1:
+            self._select(rows, query_BH1D)
+        else:
+            self._select_when_due(query_BH1D)
         slots = [state.filled for state in self.rows]
         for state in self.rows:
             state.length += 1
@@ -194,8 +171,8 @@ class BlockLayer(LayerCache):
         lengths = lengths_of(sizes.sinks + state.archived, ends)
         first, filled = state.local_slot(sizes), state.filled
         key_NKLD, value_NKLD, received_NKL = buffers.blocks(row, first, lengths, sizes.block)
-        number = min(self.options.representatives, sizes.shortest)
-        representative_NKRD = represent(self.represent, key_NKLD, received_NKL, lengths, number)
+        kind, number = REPRESENTATIVES[self.options.representative], min(self.options.representatives, sizes.shortest)
+        representative_NKRD = represent(kind, key_NKLD, received_NKL, lengths, number)
         state.archive(self.store.append(key_NKLD, value_NKLD, representative_NKRD.transpose(0, 1)), ends)
         chosen_KN = state.chosen_KN
         if state.archived <= sizes.retrieved:
@@ -233,33 +210,15 @@ class BlockLayer(LayerCache):
             if state.chosen_KN is None or not torch.equal(chosen_KN, state.chosen_KN):
                 self._lay(row, chosen_KN, slice(state.local_slot(self.sizes), state.filled))
 
-    def _lay(self, row: int, chosen_KN: Tensor | None, local: slice) -> None:
-        """Lays the row's slots anew: the same sinks, `chosen_KN` blocks, what stood in slots `local` (mutates)."""
-        buffers, state, sizes = self.buffers, self.rows[row], self.sizes
-        state.choose(chosen_KN, sizes)
-        first = state.local_slot(sizes)
-        last = first + local.stop - local.start
-        if first != local.start:
-            received_KS = buffers.received_BKA[row, :, local].clone()
-            self._fill(row, first, buffers.key_BKAD[row, :, local].clone(), buffers.value_BKAD[row, :, local].clone())
-            buffers.received_BKA[row, :, first:last] = received_KS
-        buffers.received_BKA[row, :, last:] = 0
-        if chosen_KN is not None:
-            self._fill(row, sizes.sinks, *self._gather(state, chosen_KN))
-            buffers.received_BKA[row, :, sizes.sinks : first] = 0
-
-    def _gather(self, state: Row, places_KN: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (K, S, D) of a row's archived blocks, each head's own side by side."""
-        key_KSD, value_KSD = self.store.gather(state.table_N[places_KN], self.buffers.device)
-        if not self.sizes.by_sentence:
-            return key_KSD, value_KSD
-        lengths_N, block = state.lengths_of(places_KN[0]), self.sizes.block
-        return join(key_KSD, lengths_N, block), join(value_KSD, lengths_N, block)
-
-    def _fill(self, row: int, first: int, key_KSD: Tensor, value_KSD: Tensor) -> None:
-        """Writes keys and values to slots from `first` on, and the keys rotated there (mutates)."""
-        rotation = self._rotation_at(first, first + key_KSD.shape[1])
-        self.buffers.write(row, first, key_KSD, self.position.rotate(key_KSD[None], rotation)[0], value_KSD)
+    def _select_when_due(self, query_BH1D: Tensor) -> None:
+        """A row's queries wait until there are enough of them, then choose together (mutates)."""
+        for state, query_H1D in zip(self.rows, query_BH1D, strict=True):
+            state.pending.append(query_H1D)
+        due = [row for row, state in enumerate(self.rows) if len(state.pending) >= self.options.reselect]
+        if due:
+            self._select(due, torch.stack([torch.cat(self.rows[row].pending, dim=1) for row in due]))
+            for row in due:
+                self.rows[row].pending = []
 
     def _with_bias(self, mask: Tensor | None, slots: Sequence[Sequence[int]], used: int) -> Tensor | None:
         """What the queries in each row's `slots` see of the first `used` ones, as the kernel takes it."""
@@ -268,9 +227,6 @@ class BlockLayer(LayerCache):
         query_BT = torch.tensor([[*row] for row in slots], device=self.buffers.device)
         keys_S, attended = torch.arange(used, device=query_BT.device), torch.tensor(self.sizes.attended)
         return additive(self.position.bias(query_BT, keys_S, attended), mask, False)
-
-    def _rotation_at(self, first: int, last: int) -> Rotation:
-        return Rotation(self.rotation.cosine[first:last], self.rotation.sine[first:last])
 
     @cached_property
     def _rotation_over_distances(self) -> Rotation:
@@ -283,51 +239,3 @@ class BlockLayer(LayerCache):
         turned_11DD = self.position.rotate(features_11DD, self._rotation_over_distances)
         scale_D: Tensor = turned_11DD[0, 0].norm(dim=-1)
         return scale_D.repeat(2) if self.options.representative in QUERIES else scale_D
-
-    def trace(self, row: int) -> list[list[int]]:
-        """For each kv head, the first token of every block that the row now attends to."""
-        state = self.rows[row]
-        starts: list[list[int]] = [] if state.chosen_KN is None else state.edges_N[state.chosen_KN].tolist()
-        return starts
-
-    def bytes(self) -> Bytes:
-        held = 0 if self._buffers is None else self._buffers.nbytes()
-        stored = self.store.bytes()
-        return Bytes(held + stored.device, stored.host)
-
-    def truncate(self, lengths: Sequence[int]) -> None:
-        """Never forgets what it needs: blocks come back from the store where the window moves back over them."""
-        self.pending = []
-        for row, length in enumerate(lengths):
-            if length < self.rows[row].length:
-                self._go_back(row, length)
-
-    def _go_back(self, row: int, length: int) -> None:
-        state, sizes, buffers = self.rows[row], self.sizes, self.buffers
-        heads = buffers.key_BKAD.shape[1]
-        kept = state.kept(length, sizes)
-        local, needed = slice(state.local_slot(sizes), state.filled), max(0, length - int(state.edges_N[kept]))
-        returning_N = torch.arange(kept, len(state.table_N))
-        if len(returning_N):
-            both = zip(
-                self._gather(state, returning_N.expand(heads, -1)),
-                (buffers.key_BKAD[row, :, local], buffers.value_BKAD[row, :, local]),
-                strict=True,
-            )
-            key_KSD, value_KSD = (torch.cat(pair, dim=1)[:, :needed] for pair in both)
-            self._fill(row, sizes.sinks, key_KSD, value_KSD)
-            buffers.received_BKA[row, :, sizes.sinks :] = 0
-            local = slice(sizes.sinks, sizes.sinks + needed)
-        state.go_back(length, kept)
-        recent_KN = state.latest(sizes).expand(heads, -1) if kept else None
-        self._lay(row, recent_KN, slice(local.start, local.start + needed))
-
-    def select(self, rows: Sequence[int], shared: PerForward) -> BlockLayer:
-        chosen = BlockLayer(self.options, self.sizes, self.position, self.store, 0, shared)
-        chosen.rotation = self.rotation
-        chosen.rows = [self.rows[row].fork() for row in rows]
-        if self._buffers is not None:
-            index_B = torch.tensor(list(rows), dtype=torch.int64, device=self._buffers.device)
-            chosen._buffers = self._buffers.select(index_B)
-            chosen.pending = [query_BHTD[index_B] for query_BHTD in self.pending]
-        return chosen

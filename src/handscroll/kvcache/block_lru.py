@@ -18,10 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from handscroll.kvcache.archive import nbytes
 from handscroll.kvcache.block_index import BlockIndex
 from handscroll.kvcache.blocks import Blocks
 from handscroll.kvcache.places import lasting
-from handscroll.kvcache.store import ArchivedBlocks, BlockStore, nbytes
+from handscroll.kvcache.store import BlockStore
 from handscroll.model.memory import Bytes
 
 
@@ -83,14 +84,6 @@ class LruBlockStore(BlockStore):
             sum(head.evictions for head in self.recent),
         )
 
-    def append(self, key_NKLD: Tensor, value_NKLD: Tensor, representative_KNRD: Tensor) -> ArchivedBlocks:
-        """Adds blocks (mutates); places that are used again hold other blocks from now on."""
-        blocks = super().append(key_NKLD, value_NKLD, representative_KNRD)
-        for number in blocks.numbers_N.tolist():
-            for head in self.recent:
-                head.forget(number)
-        return blocks
-
     def gather(self, numbers_KN: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Keys and values (K, N * L, D) on `device`; what isn't there yet is fetched, and stays (mutates)."""
         heads, wanted = numbers_KN.shape
@@ -112,6 +105,12 @@ class LruBlockStore(BlockStore):
         held = (blocks for blocks in (self.recent_key_KCLD, self.recent_value_KCLD) if blocks is not None)
         device, host = super().bytes()
         return Bytes(device + nbytes(*held), host)
+
+    def _represent(self, numbers_N: Tensor, representative_KNRD: Tensor) -> None:
+        super()._represent(numbers_N, representative_KNRD)
+        for number in numbers_N.tolist():
+            for head in self.recent:
+                head.forget(number)
 
     def _fetch(self, missing: Sequence[list[int]], numbers: Sequence[list[int]], device: torch.device) -> None:
         """Copies each head's missing blocks to their slots (mutates)."""

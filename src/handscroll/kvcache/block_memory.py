@@ -14,13 +14,13 @@ The first layers may do without an archive: `local_layers` see no further than s
 `dense_layers` see all (Quest, arXiv 2406.10774, leaves its first two dense), at distances that grow with the text.
 
 This file holds the options, the sizes that follow from them, and the cache; `block_layer.py` reads and decodes,
-`block_selection.py` scores blocks, `representatives.py` says what a block is scored by, `block_cuts.py` where it ends,
-`block_lru.py` keeps blocks at hand, `block_statistics.py` counts.
+`block_rows.py` lays blocks into slots, goes back, forks, joins and saves, `block_selection.py` scores blocks,
+`representatives.py` says what a block is scored by, `block_cuts.py` where it ends, `block_lru.py` keeps blocks at hand,
+`block_statistics.py` counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +30,7 @@ from handscroll.kvcache.block_index import BlockIndex
 from handscroll.kvcache.block_layer import BlockLayer
 from handscroll.kvcache.block_statistics import LayerStatistics, layer_statistics
 from handscroll.kvcache.full import FullLayer
-from handscroll.kvcache.layered import LayerCache, LayeredCache, PerForward, tile_of
+from handscroll.kvcache.layered import LayerCache, LayeredCache, Origin, PerForward, tile_of
 from handscroll.kvcache.representatives import REPRESENTATIVES
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model.config import ModelConfig
@@ -134,7 +134,7 @@ class BlockMemory(Lookup):
             else:
                 store = stores.blocks(self._index(), self.device_blocks)
                 layers.append(BlockLayer(self, sizes, position, store, rows, shared))
-        return BlockMemoryCache(layers, shared)
+        return BlockMemoryCache(layers, shared, Origin(self, stores, position))
 
     def _index(self) -> BlockIndex | None:
         return BlockIndex() if self.candidates and self.representative != "all" else None
@@ -223,14 +223,14 @@ class BlockMemoryCache(LayeredCache):
         """The first token of each archived block that holds one of the tokens from `first` on and before `last`."""
         return self._archives()[0][1].rows[row].blocks_with(first, last, self.sizes)
 
+    def block_end(self, row: int, first: int) -> int:
+        """The index behind the archived block that begins with token `first`."""
+        edges_N = self._archives()[0][1].rows[row].edges_N
+        return int(edges_N[edges_N > first][0])
+
     def statistics(self) -> list[LayerStatistics]:
         """What every layer that archives holds and has looked up, since the cache was started."""
         return [layer_statistics(number, layer.rows, layer.store) for number, layer in self._archives()]
-
-    def select(self, rows: Sequence[int]) -> BlockMemoryCache:
-        """A new cache of these rows, reordered, dropped or repeated."""
-        chosen = super().select(rows)
-        return BlockMemoryCache(chosen.layers, chosen._shared)
 
     def _archives(self) -> list[tuple[int, BlockLayer]]:
         return [(number, layer) for number, layer in enumerate(self.layers) if isinstance(layer, BlockLayer)]

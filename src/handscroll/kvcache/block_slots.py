@@ -19,14 +19,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from handscroll.kvcache.archive import Archive, ArchivedBlocks, nbytes
 from handscroll.kvcache.block_cuts import block_ends, split
 from handscroll.kvcache.block_statistics import Lookups
 from handscroll.kvcache.places import lasting
-from handscroll.kvcache.store import ArchivedBlocks, nbytes
+from handscroll.kvcache.state import State
 from handscroll.model.position import Rotation
 
 if TYPE_CHECKING:
     from handscroll.kvcache.block_memory import Sizes
+
+# Blocks that a row owns, and gives up, together, where it was loaded or joined with all of them at once.
+OWNED = 64
 
 
 @dataclass
@@ -37,6 +41,7 @@ class Row:
     span beside the place of its first block in the table. `edges_N` (one more) are the indices at which the blocks
     begin, and where the last one ends. `chosen_KN` are places in the table. `archived` and `retrieved` count the tokens
     of all blocks and of the chosen ones. `breaks` are the indices of tokens that end a sentence, where blocks do so.
+    `pending` are queries (H, 1, D) of tokens decoded since the last selection.
     """
 
     edges_N: Tensor
@@ -49,6 +54,7 @@ class Row:
     chosen_KN: Tensor | None = None
     claims_KN: Tensor | None = None
     selected_at: int = 0
+    pending: list[Tensor] = field(default_factory=list)
     lookups: Lookups = field(default_factory=Lookups)
 
     @classmethod
@@ -126,13 +132,45 @@ class Row:
         self.table_N, self.edges_N = self.table_N[:kept], self.edges_N[: kept + 1]
         self.owned = [(first, blocks) for first, blocks in self.owned if first < kept]
         self.length, self.archived = length, int(self.edges_N[-1] - self.edges_N[0])
-        self.claims_KN, self.selected_at = None, 0
+        self.claims_KN, self.selected_at, self.pending = None, 0, []
         del self.breaks[bisect_left(self.breaks, length) :]
         self.lookups.forget_from(kept)
 
     def fork(self) -> Row:
         """A copy that shares archived blocks; tensors are replaced, never written to."""
-        return replace(self, owned=list(self.owned), breaks=self.breaks[:], lookups=self.lookups.fork())
+        return replace(
+            self,
+            owned=list(self.owned),
+            breaks=self.breaks[:],
+            pending=list(self.pending),
+            lookups=self.lookups.fork(),
+        )
+
+    def moved(self, table_N: Tensor, archive: Archive) -> Row:
+        """The same row with its blocks in another archive, at the numbers of `table_N`, which it owns from now on."""
+        firsts = range(0, len(table_N), OWNED)
+        owned = [(first, archive.own(table_N[first : first + OWNED])) for first in firsts]
+        return replace(self.fork(), table_N=table_N, owned=owned)
+
+    def state(self) -> State:
+        """All but the table, whose numbers are the archive's business."""
+        state = {name: value for name, value in vars(self).items() if name not in ("table_N", "owned")}
+        breaks_N = torch.tensor(self.breaks.tolist(), dtype=torch.int64)
+        return state | {"breaks": breaks_N, "lookups": self.lookups.state()}
+
+    @classmethod
+    def restored(cls, state: State, device: torch.device) -> Row:
+        """A row without a table: see `moved`."""
+        claims_KN = state["claims_KN"]
+        return cls(
+            **state
+            | {
+                "claims_KN": None if claims_KN is None else claims_KN.to(device),
+                "pending": [query_H1D.to(device) for query_H1D in state["pending"]],
+                "breaks": array("q", state["breaks"].tolist()),
+                "lookups": Lookups.restored(state["lookups"]),
+            }
+        )
 
 
 @dataclass
@@ -194,6 +232,15 @@ class Buffers:
     def select(self, rows_B: Tensor) -> Buffers:
         with lasting():
             return Buffers(*(buffer.index_select(0, rows_B) for buffer in vars(self).values()))
+
+    def join(self, other: Buffers) -> Buffers:
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        with lasting():
+            return Buffers(*(torch.cat(pair) for pair in pairs))
+
+    def blank(self, rows: int) -> Buffers:
+        """As many slots for other rows, in which nothing stands."""
+        return Buffers(*(buffer.new_zeros(rows, *buffer.shape[1:]) for buffer in vars(self).values()))
 
     def nbytes(self) -> int:
         return nbytes(*vars(self).values())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor
 
 from handscroll.kvcache.block_lru import LruBlockStore, LruCounts
+from handscroll.kvcache.state import State
 from handscroll.kvcache.store import BlockStore
 
 if TYPE_CHECKING:
@@ -60,6 +61,13 @@ class Lookups:
 
     def fork(self) -> Lookups:
         return replace(self, retrieved=self.retrieved.copy())
+
+    def state(self) -> State:
+        return vars(self) | {"retrieved": list(self.retrieved.items())}
+
+    @classmethod
+    def restored(cls, state: State) -> Lookups:
+        return cls(**state | {"retrieved": Counter(dict(state["retrieved"]))})
 
 
 def layer_statistics(layer: int, rows: Sequence[Row], store: BlockStore) -> LayerStatistics:

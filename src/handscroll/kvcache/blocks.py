@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from handscroll.kernels.quantize import Codes, dequantize, quantize
 from handscroll.kvcache.places import Place, Room
+from handscroll.kvcache.state import DTYPES, Pieces, State
 
 # Tokens whose keys share the scale of a channel; channels of a token's value that share one.
 GROUP = 32
@@ -69,27 +69,50 @@ class Blocks:
     def __init__(self, encoding: Encoding, place: Place):
         self.encoding, self.place = encoding, place
         self.rooms: list[Room] = []
-        self.dtype = torch.float32
+        # Of keys and values as they are read: what they had before they were encoded.
+        self.dtype, self.device = torch.float32, torch.device("cpu")
 
-    def write(self, numbers_N: Tensor, key_NKLD: Tensor, value_NKLD: Tensor) -> None:
-        """Writes blocks to their numbers (mutates); there must be room (`reserve`)."""
-        for room, part in zip(self.rooms, self.encoding.encode(key_NKLD, value_NKLD), strict=True):
-            room.tensor[numbers_N.to(room.tensor.device)] = part.to(room.tensor.device)
-
-    def reserve(self, number: int, like_NKLD: Tensor) -> None:
-        """Makes room for `number` blocks like these (mutates); if there is too little, for a quarter more than now."""
+    def encode(self, key_NKLD: Tensor, value_NKLD: Tensor) -> tuple[Tensor, ...]:
+        """Blocks as `write` takes them."""
         if not self.rooms:
-            self.dtype = like_NKLD.dtype
-            parts = self.encoding.encode(like_NKLD[:1], like_NKLD[:1])
-            self.rooms = [self.place.room(part.shape[1:], part.dtype, like_NKLD.device) for part in parts]
+            self.dtype, self.device = key_NKLD.dtype, key_NKLD.device
+        return self.encoding.encode(key_NKLD, value_NKLD)
+
+    def write(self, numbers_N: Tensor, parts: Sequence[Tensor]) -> None:
+        """Writes encoded blocks to their numbers (mutates); there must be room (`reserve`)."""
+        for room, part in zip(self.rooms, parts, strict=True):
+            room.write(numbers_N, part)
+
+    def reserve(self, number: int, parts: Sequence[Tensor]) -> None:
+        """Makes room for `number` blocks like these (mutates); where it is too little, for a quarter more than now."""
+        if not self.rooms:
+            self.rooms = [self.place.room(part.shape[1:], part.dtype, self.device) for part in parts]
         held = len(self.rooms[0])
         if number > held:
             for room in self.rooms:
                 room.grow(max(number, held + held // 4))
 
-    def read(self, index: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+    def read(self, index: slice | tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, Tensor]:
         """Keys and values (..., L, D) on `device`; `index` picks of the dimensions (N, K)."""
-        return self.encoding.decode([room.tensor[index].to(device) for room in self.rooms], self.dtype)
+        return self.encoding.decode([room.read(index).to(device) for room in self.rooms], self.dtype)
+
+    def encoded(self, numbers_N: Tensor) -> list[Pieces]:
+        """These blocks as they are kept; all of them without a copy where they stand side by side."""
+        first, last = int(numbers_N[0]), int(numbers_N[-1]) + 1
+        if last - first == len(numbers_N):
+            return [Pieces(room.pieces(first, last)) for room in self.rooms]
+        return [Pieces([room.read((numbers_N,))]) for room in self.rooms]
+
+    def state(self, numbers_N: Tensor) -> State:
+        """These blocks, ascending, to be saved."""
+        return {"parts": self.encoded(numbers_N) if len(numbers_N) else [], "dtype": str(self.dtype)}
+
+    def restore(self, state: State, device: torch.device) -> None:
+        """Empty before, holds what was saved (mutates), from number 0 on."""
+        self.dtype, self.device = DTYPES[state["dtype"]], device
+        self.rooms = [self.place.room(part.shape[1:], part.dtype, device) for part in state["parts"]]
+        for room, part in zip(self.rooms, state["parts"], strict=True):
+            room.begin(part)
 
     def nbytes(self) -> int:
         return sum(room.nbytes() for room in self.rooms)

@@ -9,14 +9,17 @@ Letters: B rows, T tokens, S slots, H heads, K kv heads, D head width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from handscroll.kernels.attention import additive
 from handscroll.kernels.piecewise import Piece, attention_over
-from handscroll.kvcache.layered import LayerCache, LayeredCache, PerForward, attend
+from handscroll.kvcache.layered import LayerCache, LayeredCache, Origin, PerForward, attend
+from handscroll.kvcache.state import State
 from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model.config import ModelConfig
@@ -37,7 +40,7 @@ class Full:
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         shared = PerForward()
         layers = [FullLayer(position, stores.tokens(rows), shared) for _ in range(config.num_layers)]
-        return LayeredCache(layers, shared)
+        return LayeredCache(layers, shared, Origin(self, stores, position))
 
 
 FULL = Full()
@@ -172,5 +175,20 @@ class FullLayer(LayerCache):
     def truncate(self, lengths: Sequence[int]) -> None:
         self.store.truncate(lengths)
 
-    def select(self, rows: Sequence[int], shared: PerForward) -> FullLayer:
-        return FullLayer(self.position, self.store.select(rows), shared)
+    def select(self, rows: Sequence[int], shared: PerForward) -> Self:
+        return self._over(self.store.select(rows), shared)
+
+    def join(self, other: Self, shared: PerForward) -> Self:
+        return self._over(self.store.join(other.store), shared)
+
+    def state(self) -> State:
+        return {"store": self.store.state()}
+
+    def restore(self, state: State, device: torch.device) -> None:
+        self.store.restore(state["store"], device)
+
+    def _over(self, store: TokenStore, shared: PerForward) -> Self:
+        """A layer like this one over another store."""
+        layer = copy(self)
+        layer.store, layer.shared = store, shared
+        return layer

@@ -18,18 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from handscroll.kvcache.archive import nbytes
 from handscroll.kvcache.full import FullLayer
 from handscroll.kvcache.keeping import keep
-from handscroll.kvcache.layered import LayeredCache, PerForward, refuse_unless_turned_once, tile_of
+from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, refuse_unless_turned_once, tile_of
 from handscroll.kvcache.queries import Queries
 from handscroll.kvcache.scorers import attention_received
-from handscroll.kvcache.store import TokenStore, nbytes
+from handscroll.kvcache.state import State
+from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.kvcache.tiles import Piece, pieces
 from handscroll.model.config import ModelConfig
@@ -72,7 +74,7 @@ class HeavyHitters:
             HeavyLayer(position, stores.tokens(rows, limit=sizes.attended), shared, cuts, sizes)
             for _ in range(config.num_layers)
         ]
-        return LayeredCache(layers, shared)
+        return LayeredCache(layers, shared, Origin(self, stores, position))
 
     def sizes(self, trained: int) -> Sizes:
         """The sizes in force for a model that was trained on so many tokens."""
@@ -226,9 +228,24 @@ class HeavyLayer(FullLayer):
         self.store.truncate([held - number for held, number in zip(self.store.lengths, forgotten, strict=True)])
         self.read = list(lengths)
 
-    def select(self, rows: Sequence[int], shared: PerForward) -> HeavyLayer:
-        chosen = HeavyLayer(self.position, self.store.select(rows), shared, self.cuts, self.sizes)
+    def select(self, rows: Sequence[int], shared: PerForward) -> Self:
+        chosen = super().select(rows, shared)
         chosen.read = [self.read[row] for row in rows]
         chosen.queries = self.queries.select(rows)
         chosen.received = [self.received[row] for row in rows]
         return chosen
+
+    def join(self, other: Self, shared: PerForward) -> Self:
+        joined = super().join(other, shared)
+        joined.read = self.read + other.read
+        joined.queries = self.queries.join(other.queries)
+        joined.received = self.received + other.received
+        return joined
+
+    def state(self) -> State:
+        return super().state() | {"read": self.read, "queries": self.queries.state(), "received": self.received}
+
+    def restore(self, state: State, device: torch.device) -> None:
+        super().restore(state, device)
+        self.read, self.queries = state["read"], Queries.restored(state["queries"], device)
+        self.received = [None if received is None else received.to(device) for received in state["received"]]

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, Self, TypeVar
 
+import torch
 from torch import Tensor
 
 from handscroll.kernels.attention import attention, attention_with_weights
+from handscroll.kvcache.state import State
+from handscroll.kvcache.stores import Stores
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
 from handscroll.model.position import Position
@@ -57,15 +60,39 @@ class LayerCache(ABC):
     def truncate(self, lengths: Sequence[int]) -> None: ...
 
     @abstractmethod
-    def select(self, rows: Sequence[int], shared: PerForward) -> LayerCache: ...
+    def select(self, rows: Sequence[int], shared: PerForward) -> Self: ...
+
+    @abstractmethod
+    def join(self, other: Self, shared: PerForward) -> Self:
+        """A layer of these rows and, behind them, the other's, which was started alike."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """All that `restore` needs to go on as this layer would: tensors and plain values, by name."""
+
+    @abstractmethod
+    def restore(self, state: State, device: torch.device) -> None:
+        """Just started with as many rows, goes on as the saved layer would (mutates).
+
+        Tensors of the state are on the host, mapped from the file: only what is read from `device` is moved there.
+        """
+
+
+class Origin(NamedTuple):
+    """What a cache was started with; caches of equal origin can be joined. A model has one position of its own."""
+
+    policy: object
+    stores: Stores
+    position: Position
 
 
 class LayeredCache:
     """The `Cache` of model/memory.py over one `LayerCache` per layer."""
 
-    def __init__(self, layers: Sequence[LayerCache], shared: PerForward):
+    def __init__(self, layers: Sequence[LayerCache], shared: PerForward, origin: Origin):
         self.layers = list(layers)
         self._shared = shared
+        self.origin = origin
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -85,14 +112,37 @@ class LayeredCache:
         for layer in self.layers:
             layer.truncate(lengths)
 
-    def select(self, rows: Sequence[int]) -> LayeredCache:
+    def select(self, rows: Sequence[int]) -> Self:
         """A new cache of these rows, reordered, dropped or repeated."""
         known = len(self.lengths)
         for row in rows:
             if not 0 <= row < known:
                 raise ValueError(f"row {row} does not exist: the cache has rows 0 to {known - 1}")
         shared = PerForward()
-        return LayeredCache([layer.select(rows, shared) for layer in self.layers], shared)
+        return type(self)([layer.select(rows, shared) for layer in self.layers], shared, self.origin)
+
+    def join(self, other: LayeredCache) -> Self:
+        """A new cache of these rows and, behind them, the other's: a batch takes in a sequence that was read apart.
+
+        Archived blocks of the other are copied to this one's archive. ValueError where the two were started otherwise.
+        """
+        for name, ours, theirs in zip(Origin._fields, self.origin, other.origin, strict=True):
+            if ours != theirs:
+                if name == "position":
+                    raise ValueError("caches of two models can't be joined: let one model read both texts")
+                raise ValueError(f"a cache of {theirs} can't be joined to one of {ours}: start both alike")
+        shared = PerForward()
+        pairs = zip(self.layers, other.layers, strict=True)
+        return type(self)([layer.join(theirs, shared) for layer, theirs in pairs], shared, self.origin)
+
+    def state(self) -> State:
+        """What `restore` needs to go on as this cache would."""
+        return {"layers": [layer.state() for layer in self.layers]}
+
+    def restore(self, state: State, device: torch.device) -> None:
+        """Just started with as many rows, goes on as the saved cache would (mutates)."""
+        for layer, saved in zip(self.layers, state["layers"], strict=True):
+            layer.restore(saved, device)
 
 
 def tile_of(trained: int) -> int:

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from handscroll.kvcache.layered import LayeredCache
+from handscroll.kvcache.layered import LayeredCache, Origin
 from handscroll.kvcache.prompt_layer import Rule
 from handscroll.kvcache.scorers import SCORERS
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
@@ -54,7 +54,7 @@ class PerHeadBudget:
 
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         """ValueError where positions depend on the length of the text."""
-        return self.rule().start(config, position, rows, stores, [1] * config.num_kv_heads)
+        return self.rule().start(config, Origin(self, stores, position), rows, [1] * config.num_kv_heads)
 
 
 def by_best(scores: Sequence[Tensor], number: int, floor: float) -> list[int]:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +22,13 @@ from torch import Tensor
 
 from handscroll.kvcache.full import FullLayer
 from handscroll.kvcache.keeping import keep
-from handscroll.kvcache.layered import LayerCache, LayeredCache, PerForward, refuse_unless_turned_once
+from handscroll.kvcache.layered import LayerCache, LayeredCache, Origin, PerForward, refuse_unless_turned_once
 from handscroll.kvcache.queries import Queries
 from handscroll.kvcache.scorers import Scorer
-from handscroll.kvcache.stores import Stores
+from handscroll.kvcache.state import State
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
-from handscroll.model.position import Position
 
 # Of a text, where neither a number of tokens nor a share is chosen.
 SHARE = 0.25
@@ -62,17 +63,15 @@ class Rule:
         budget = self.budget or math.ceil((self.share or SHARE) * length)
         return max(0, budget - self.observation)
 
-    def start(
-        self, config: ModelConfig, position: Position, rows: int, stores: Stores, heads: Sequence[int]
-    ) -> LayeredCache:
+    def start(self, config: ModelConfig, origin: Origin, rows: int, heads: Sequence[int]) -> LayeredCache:
         """A cache whose layers hold these numbers of kv heads side by side, each in a store of its own."""
-        refuse_unless_turned_once(position, self.policy)
+        refuse_unless_turned_once(origin.position, self.policy)
         shared, places = PerForward(), PerForward()
         layers = []
         for _ in range(config.num_layers):
-            parts = [FullLayer(position, stores.tokens(rows), shared) for _ in heads]
+            parts = [FullLayer(origin.position, origin.stores.tokens(rows), shared) for _ in heads]
             layers.append(PromptLayer(self, parts, heads, places))
-        return LayeredCache(layers, shared)
+        return LayeredCache(layers, shared, origin)
 
 
 class PromptLayer(LayerCache):
@@ -217,13 +216,34 @@ class PromptLayer(LayerCache):
             part.truncate([held - number for held, number in zip(part.store.lengths, forgotten, strict=True)])
         self.read = list(lengths)
 
-    def select(self, rows: Sequence[int], shared: PerForward) -> PromptLayer:
-        parts = [part.select(rows, shared) for part in self.parts]
-        chosen = PromptLayer(self.rule, parts, self.heads, self.places)
+    def select(self, rows: Sequence[int], shared: PerForward) -> Self:
+        chosen = copy(self)
+        chosen.parts = [part.select(rows, shared) for part in self.parts]
         chosen.read = [self.read[row] for row in rows]
         chosen.dropped_at = [self.dropped_at[row] for row in rows]
         chosen.queries = self.queries.select(rows)
         return chosen
+
+    def join(self, other: Self, shared: PerForward) -> Self:
+        joined = copy(self)
+        joined.parts = [part.join(theirs, shared) for part, theirs in zip(self.parts, other.parts, strict=True)]
+        joined.read, joined.dropped_at = self.read + other.read, self.dropped_at + other.dropped_at
+        joined.queries = self.queries.join(other.queries)
+        return joined
+
+    def state(self) -> State:
+        return {
+            "parts": [part.state() for part in self.parts],
+            "read": self.read,
+            "dropped_at": self.dropped_at,
+            "queries": self.queries.state(),
+        }
+
+    def restore(self, state: State, device: torch.device) -> None:
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.restore(saved, device)
+        self.read, self.dropped_at = state["read"], state["dropped_at"]
+        self.queries = Queries.restored(state["queries"], device)
 
 
 def best(scores_E: Tensor, number: int) -> Tensor:

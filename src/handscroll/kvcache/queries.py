@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from handscroll.kvcache.store import nbytes
+from handscroll.kvcache.archive import nbytes
 
 
 class Queries:
@@ -46,6 +46,20 @@ class Queries:
         chosen = Queries(0)
         chosen.parts = [list(self.parts[row]) for row in rows]
         return chosen
+
+    def join(self, other: Queries) -> Queries:
+        joined = Queries(0)
+        joined.parts = [list(parts) for parts in (*self.parts, *other.parts)]
+        return joined
+
+    def state(self) -> list[Tensor | None]:
+        return [self.of(row) if parts else None for row, parts in enumerate(self.parts)]
+
+    @classmethod
+    def restored(cls, state: Sequence[Tensor | None], device: torch.device) -> Queries:
+        queries = cls(0)
+        queries.parts = [[] if query_HTD is None else [query_HTD.to(device)] for query_HTD in state]
+        return queries
 
     def nbytes(self) -> int:
         return nbytes(*(part_HTD for parts in self.parts for part_HTD in parts))

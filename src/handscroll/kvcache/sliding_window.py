@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from handscroll.kvcache.full import FullLayer
-from handscroll.kvcache.layered import LayeredCache, PerForward, attend
+from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, attend
 from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model.config import ModelConfig
@@ -40,7 +40,7 @@ class SlidingWindow:
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         shared, window = PerForward(), self.window or config.max_positions
         layers = [WindowLayer(position, stores.tokens(rows), shared, window) for _ in range(config.num_layers)]
-        return LayeredCache(layers, shared)
+        return LayeredCache(layers, shared, Origin(self, stores, position))
 
 
 class WindowLayer(FullLayer):
@@ -92,6 +92,3 @@ class WindowLayer(FullLayer):
                     f"and {self.window - 1} tokens before the new end would be needed; read the text again"
                 )
         super().truncate(lengths)
-
-    def select(self, rows: Sequence[int], shared: PerForward) -> WindowLayer:
-        return WindowLayer(self.position, self.store.select(rows), shared, self.window)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from handscroll.kvcache.layered import LayeredCache
+from handscroll.kvcache.layered import LayeredCache, Origin
 from handscroll.kvcache.prompt_layer import Rule
 from handscroll.kvcache.scorers import Observed
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
@@ -47,7 +47,7 @@ class SnapKV:
 
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         """ValueError where positions depend on the length of the text."""
-        return self.rule().start(config, position, rows, stores, [config.num_kv_heads])
+        return self.rule().start(config, Origin(self, stores, position), rows, [config.num_kv_heads])
 
 
 def evenly(scores: Sequence[Tensor], number: int) -> list[int]:

@@ -8,26 +8,20 @@ Letters: B rows, T tokens, S slots, N blocks, K kv heads, L tokens of a block, R
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from handscroll.kvcache.archive import Archive, ArchivedBlocks, nbytes
 from handscroll.kvcache.block_index import BlockIndex
 from handscroll.kvcache.blocks import Blocks, Plain
 from handscroll.kvcache.places import Place, lasting
+from handscroll.kvcache.state import State
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Bytes
-
-
-def nbytes(*tensors: Tensor) -> int:
-    """Bytes that these tensors hold, spare capacity included."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
 
 # Slots of a row that are attended to at a time where they come in pieces: keys and values stay in a processor's cache.
 PIECE = 2048
@@ -77,7 +71,7 @@ class TokenStore:
     @property
     def used(self) -> int:
         """Slots in use in the fullest row."""
-        return max(length - base for length, base in zip(self.lengths, self.bases, strict=True))
+        return max((length - base for length, base in zip(self.lengths, self.bases, strict=True)), default=0)
 
     def append(self, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> None:
         """Writes the layout's real tokens behind each row's (mutates)."""
@@ -168,6 +162,31 @@ class TokenStore:
                 chosen.value_BKSD = self.value_BKSD[:, :, : self.used].index_select(0, rows_B)
         return chosen
 
+    def join(self, other: TokenStore) -> TokenStore:
+        """A copy of these rows and, behind them, of the other's."""
+        rows = len(self.lengths)
+        both = TokenStore(rows + len(other.lengths), self.sinks, self.limit)
+        both.bases, both.lengths = self.bases + other.bases, self.lengths + other.lengths
+        for store, span in ((self, slice(0, rows)), (other, slice(rows, None))):
+            if store.key_BKSD is not None and store.value_BKSD is not None:
+                _, heads, _, width = store.key_BKSD.shape
+                both.reserve(both.used, store.key_BKSD.new_empty(len(both.lengths), heads, 0, width))
+                assert both.key_BKSD is not None and both.value_BKSD is not None
+                both.key_BKSD[span, :, : store.used] = store.key_BKSD[:, :, : store.used]
+                both.value_BKSD[span, :, : store.used] = store.value_BKSD[:, :, : store.used]
+        return both
+
+    def state(self) -> State:
+        """What is held, to be saved; not the room that is spare."""
+        kept = (None if buffer is None else buffer[:, :, : self.used] for buffer in (self.key_BKSD, self.value_BKSD))
+        return {"lengths": self.lengths, "bases": self.bases} | dict(zip(("key", "value"), kept, strict=True))
+
+    def restore(self, state: State, device: torch.device) -> None:
+        """Empty before, holds what was saved (mutates)."""
+        self.lengths, self.bases = state["lengths"], state["bases"]
+        if state["key"] is not None:
+            self.key_BKSD, self.value_BKSD = state["key"].to(device), state["value"].to(device)
+
     def bytes(self) -> Bytes:
         return Bytes(nbytes(*(buffer for buffer in (self.key_BKSD, self.value_BKSD) if buffer is not None)), 0)
 
@@ -195,56 +214,6 @@ class TokenStore:
             setattr(self, name, grown)
 
 
-class ArchivedBlocks:
-    """Blocks of an archive, which keeps them for as long as this object lives: whoever needs them holds it."""
-
-    def __init__(self, numbers_N: Tensor):
-        self.numbers_N = numbers_N
-
-
-class Archive:
-    """Blocks in numbered places. A block never moves; places that nobody owns any more are used again."""
-
-    def __init__(self, blocks: Blocks):
-        self.blocks = blocks
-        self.count = 0
-        self.free: set[int] = set()
-        self.owners_N = np.zeros(0, dtype=np.int32)
-
-    def add(self, key_NKLD: Tensor, value_NKLD: Tensor) -> Tensor:
-        """The numbers of these blocks, free places first (mutates); somebody must `own` them at once."""
-        again = sorted(self.free)[: len(key_NKLD)]
-        last = self.count + len(key_NKLD) - len(again)
-        numbers_N = torch.tensor(again + list(range(self.count, last)))
-        self.blocks.reserve(last, key_NKLD)
-        self.blocks.write(numbers_N, key_NKLD, value_NKLD)
-        if last > len(self.owners_N):
-            self.owners_N = np.concatenate((self.owners_N, np.zeros_like(self.owners_N, shape=max(last, 64))))
-        self.free.difference_update(again)
-        self.count = last
-        return numbers_N
-
-    def own(self, numbers_N: Tensor) -> ArchivedBlocks:
-        """Keeps these blocks for as long as what is returned lives (mutates); others may own them as well."""
-        self.owners_N[numbers_N.numpy()] += 1
-        blocks = ArchivedBlocks(numbers_N)
-        weakref.finalize(blocks, self._release, numbers_N).atexit = False
-        return blocks
-
-    def bytes(self) -> Bytes:
-        held, owners = self.blocks.nbytes(), self.owners_N.nbytes
-        return Bytes(held, owners) if self.blocks.on_device else Bytes(0, held + owners)
-
-    def _release(self, numbers_N: Tensor) -> None:
-        """One owner less (mutates). Places without any are free, those at the end are given up."""
-        numbers = numbers_N.numpy()
-        self.owners_N[numbers] -= 1
-        self.free.update(numbers[self.owners_N[numbers] == 0].tolist())
-        while self.count - 1 in self.free:
-            self.count -= 1
-            self.free.remove(self.count)
-
-
 class BlockStore(Archive):
     """Archived blocks, unrotated, each with its representatives.
 
@@ -266,11 +235,7 @@ class BlockStore(Archive):
     def append(self, key_NKLD: Tensor, value_NKLD: Tensor, representative_KNRD: Tensor) -> ArchivedBlocks:
         """Adds blocks (mutates)."""
         numbers_N = self.add(key_NKLD, value_NKLD)
-        self._reserve(self.count, representative_KNRD)
-        assert self.representative_KNRD is not None
-        self.representative_KNRD[:, numbers_N.to(representative_KNRD.device)] = representative_KNRD
-        if self.index is not None:
-            self.index.written(numbers_N.tolist())
+        self._represent(numbers_N, representative_KNRD)
         return self.own(numbers_N)
 
     def gather(self, numbers_KN: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -285,6 +250,29 @@ class BlockStore(Archive):
             held += nbytes(self.representative_KNRD)
         return Bytes(held + stored.device, stored.host)
 
+    def state(self, numbers_N: Tensor) -> State:
+        held = None if self.representative_KNRD is None else _picked(self.representative_KNRD, numbers_N)
+        return super().state(numbers_N) | {"representatives": held}
+
+    def restore(self, state: State, device: torch.device) -> None:
+        super().restore(state, device)
+        if state["representatives"] is not None:
+            self.representative_KNRD = state["representatives"].to(device)
+
+    def _copy(self, other: Archive, numbers_N: Tensor) -> Tensor:
+        assert isinstance(other, BlockStore) and other.representative_KNRD is not None
+        own_N = super()._copy(other, numbers_N)
+        self._represent(own_N, _picked(other.representative_KNRD, numbers_N))
+        return own_N
+
+    def _represent(self, numbers_N: Tensor, representative_KNRD: Tensor) -> None:
+        """Writes the representatives of these blocks, which are others from now on (mutates)."""
+        self._reserve(self.count, representative_KNRD)
+        assert self.representative_KNRD is not None
+        self.representative_KNRD[:, numbers_N.to(representative_KNRD.device)] = representative_KNRD
+        if self.index is not None:
+            self.index.written(numbers_N.tolist())
+
     def _reserve(self, blocks: int, representative_KNRD: Tensor) -> None:
         held = 0 if self.representative_KNRD is None else self.representative_KNRD.shape[1]
         if blocks <= held:
@@ -295,3 +283,11 @@ class BlockStore(Archive):
         if self.representative_KNRD is not None:
             grown[:, :held] = self.representative_KNRD
         self.representative_KNRD = grown
+
+
+def _picked(representative_KNRD: Tensor, numbers_N: Tensor) -> Tensor:
+    """Those of these blocks, ascending numbers; all from the first on without a copy."""
+    number = len(numbers_N)
+    if not number or int(numbers_N[-1]) == number - 1:
+        return representative_KNRD[:, :number]
+    return representative_KNRD[:, numbers_N.to(representative_KNRD.device)]

@@ -14,8 +14,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from handscroll.kvcache.archive import Archive, nbytes, together
 from handscroll.kvcache.blocks import GROUP
-from handscroll.kvcache.store import PIECE, Archive, Held, TokenStore, nbytes
+from handscroll.kvcache.state import State
+from handscroll.kvcache.store import PIECE, Held, TokenStore
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Bytes
 
@@ -88,7 +90,7 @@ class TieredStore(TokenStore):
             table_N = torch.cat((table_N, table_N.new_zeros(number - len(table_N))))
         first, last = int(table_N[0]), int(table_N[-1])
         is_run = last - first == number - 1 and bool((table_N.diff() == 1).all())
-        key_NKLD, value_NKLD = self.archive.blocks.read(slice(first, last + 1) if is_run else table_N, device)
+        key_NKLD, value_NKLD = self.archive.blocks.read(slice(first, last + 1) if is_run else (table_N,), device)
         return key_NKLD.transpose(0, 1).flatten(1, 2)[None], value_NKLD.transpose(0, 1).flatten(1, 2)[None]
 
     def drop_before(self, firsts: Sequence[int]) -> None:
@@ -125,6 +127,26 @@ class TieredStore(TokenStore):
         chosen.archived = [self.archived[row] for row in rows]
         chosen._look()
         return chosen
+
+    def join(self, other: TokenStore) -> TieredStore:
+        """A copy of these rows and, behind them, of the other's, whose archived blocks are copied to this archive."""
+        assert isinstance(other, TieredStore)
+        joined = TieredStore(0, self.sinks, self.archive, self.recent)
+        joined.hot = self.hot.join(other.hot)
+        adopted = [self.archive.own(table_N) for table_N in self.archive.adopt(other.archive, other.tables)]
+        joined.archived = self.archived + adopted
+        joined._look()
+        return joined
+
+    def state(self) -> State:
+        numbers_N, tables = together(self.tables)
+        return {"hot": self.hot.state(), "archive": self.archive.state(numbers_N), "tables": tables}
+
+    def restore(self, state: State, device: torch.device) -> None:
+        self.hot.restore(state["hot"], device)
+        self.archive.restore(state["archive"], device)
+        self.archived = [self.archive.own(table_N) for table_N in state["tables"]]
+        self._look()
 
     def bytes(self) -> Bytes:
         device, host = map(sum, zip(self.hot.bytes(), self.archive.bytes(), strict=True))

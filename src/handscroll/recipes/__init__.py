@@ -5,6 +5,7 @@
   budget as steps), `comparison.py` (the policies, one after the other) and `findings.py` (result and report)
 - `train.py`: any training run that a YAML file describes; `schema.py` says what such a file may hold
 - `extend.py`: a trained model under a longer window, tuned there on request
+- `read.py`: a text that is read once, and whose memory is saved; `ask.py`: questions about it
 - `evaluate.py`: several suites at several lengths, with results on disk after every cell
 - `events.py`: what a long run tells its caller
 

@@ -7,12 +7,12 @@ what the memory of a text needs before it is read. Leaves reading and decoding t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from handscroll.generation import Sampling, read
+from handscroll.generation import Emitted, Sampling, read
 from handscroll.generation import generate as generate_ids
 from handscroll.generation.engine import CHUNK
 from handscroll.kvcache import AttentionSinks, BlockMemory, Policy, SlidingWindow, cuts_sentences, make_policy
@@ -58,7 +58,7 @@ def generate(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: at least 1")
     ids = prompt_ids(tokenizer, prompt, context)
-    _require_memory(model, policy, len(ids) + max_new_tokens)
+    require_memory(model, policy, len(ids) + max_new_tokens)
     stops = tokenizer.stop_ids if stop_ids is None else tuple(stop_ids)
     memory = policy.start(model.config, model.position, 1)
     breaks = tokenizer.sentence_ends if cuts_sentences(policy) else ()
@@ -70,7 +70,6 @@ def generate(
             for progress in read(model, [ids[:head]], memory, only_last=True, breaks=breaks):
                 if on_read is not None:
                     on_read(progress.tokens, len(ids))
-        stream = StreamDecoder(tokenizer)
         emitted = generate_ids(
             model,
             [ids[head:]],
@@ -80,12 +79,19 @@ def generate(
             sampling=sampling,
             breaks=breaks,
         )
-        for number, each in enumerate(emitted):
+        for number, token in enumerate(as_text(tokenizer, emitted)):
             if number == 0 and on_read is not None:
                 on_read(len(ids), len(ids))
-            yield Token(each.token, stream.feed(each.token) + (stream.flush() if each.is_last else ""))
+            yield token
 
     return tokens()
+
+
+def as_text(tokenizer: Tokenizer, emitted: Iterable[Emitted]) -> Iterator[Token]:
+    """One row's tokens with the text that becomes complete with each."""
+    stream = StreamDecoder(tokenizer)
+    for each in emitted:
+        yield Token(each.token, stream.feed(each.token) + (stream.flush() if each.is_last else ""))
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: Prompt, context: str = "") -> list[int]:
@@ -96,15 +102,21 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt, context: str = "") -> list[
         if not text:
             raise ValueError("the prompt is empty: give at least one character to continue")
         return tokenizer.opening_ids + tokenizer.encode(text)
-    read = tokenizer.opening_ids + tokenizer.encode(_line(context)) if context else []
+    read = context_ids(tokenizer, context) if context else []
     return read + chat_tokens(tokenizer, prompt, add_generation_prompt=True).ids
+
+
+def context_ids(tokenizer: Tokenizer, context: str) -> list[int]:
+    """The tokens of a text that is read before a conversation: what stands before every text, and whole lines."""
+    return tokenizer.opening_ids + tokenizer.encode(_line(context))
 
 
 def _line(text: str) -> str:
     return text if not text or text.endswith("\n") else text + "\n"
 
 
-def _require_memory(model: Transformer, policy: Policy, tokens: int) -> None:
+def require_memory(model: Transformer, policy: Policy, tokens: int) -> None:
+    """Raises DoesNotFit unless there is memory for what the policy keeps of so many tokens."""
     device, dtype = model.device, model.embedding.weight.dtype
     if isinstance(policy, SlidingWindow):
         # Its store drops old tokens once it holds two windows.

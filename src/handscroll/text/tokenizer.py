@@ -9,6 +9,7 @@ the split pattern is Llama 3's (https://arxiv.org/abs/2407.21783), which cuts nu
 but a number keeps the space before it, as words do.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -139,6 +140,11 @@ class Tokenizer:
             generation = _read_json(Path(folder) / "generation_config.json")
             files["generation_config.json"] = _to_json(generation | {"eos_token_id": list(self._extra_stop_ids)})
         write_files(folder, {name: [content] for name, content in files.items()})
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of tokenizer.json: what gives other ids has another one."""
+        return hashlib.sha256(self._json.encode()).hexdigest()
 
     @property
     def opening_ids(self) -> list[int]:

@@ -1,0 +1,35 @@
+"""What tells one model from another: the shape in words, and a hash over some numbers of every weight.
+
+Knows weights and config only. A model that was trained further, merged or cast has another fingerprint; all numbers
+are not looked at, as weights may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from handscroll.model.transformer import Transformer
+
+# Numbers of each weight, evenly spread, that are looked at.
+SAMPLE = 256
+
+
+def shape_of(model: Transformer) -> dict[str, Any]:
+    """The config and the weights' type as JSON values; the kind of positions stands beside their options."""
+    position = {"kind": type(model.config.position).__name__} | asdict(model.config.position)
+    dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
+    shape: dict[str, Any] = json.loads(json.dumps(asdict(model.config) | {"position": position, "dtype": dtype}))
+    return shape
+
+
+def fingerprint(model: Transformer) -> str:
+    """SHA-256 in hexadecimal."""
+    digest = hashlib.sha256(json.dumps(shape_of(model), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        numbers = tensor.reshape(-1)
+        sample = numbers[:: max(1, len(numbers) // SAMPLE)].float().cpu()
+        digest.update(name.encode() + sample.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,83 @@
+"""A question about a text that was read: answered on a fork of its memory, which stays as it is for the next one.
+
+Knows how a question is put to a model. Leaves to `read.py` where the memory comes from.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from handscroll.generation import Sampling
+from handscroll.generation import generate as generate_ids
+from handscroll.kvcache import cuts_sentences
+from handscroll.kvcache.block_memory import BlockMemoryCache
+from handscroll.kvcache.layered import LayeredCache
+from handscroll.kvcache.memory_file import Memory
+from handscroll.model import Transformer
+from handscroll.recipes.generate import Token, as_text
+from handscroll.text import Tokenizer, chat_tokens
+
+# Of the blocks that an answer attended to, those that it did most.
+PASSAGES = 4
+
+
+class Passage(NamedTuple):
+    """A block of the text that an answer looked at: the place of its first token, and its words."""
+
+    first_token: int
+    text: str
+
+
+def ask(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    memory: Memory,
+    question: str,
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Iterator[Token | Passage]:
+    """The answer, token by token; then, of a memory that looks blocks up, those that it looked at most.
+
+    A model with a chat template is asked in a message, any other continues the question. Checks at once: ValueError for
+    an empty question and for impossible options.
+    """
+    if not question.strip():
+        raise ValueError("a question is empty: ask something")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: at least 1")
+    sampling = Sampling(temperature, seed)
+    if tokenizer.chat_template is None:
+        ids = tokenizer.encode(question)
+    else:
+        ids = chat_tokens(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True).ids
+
+    def answer() -> Iterator[Token | Passage]:
+        fork, looked_at = memory.cache.select([0]), Counter[int]()
+        emitted = generate_ids(
+            model,
+            [ids],
+            fork,
+            max_new_tokens=max_new_tokens,
+            stop_ids=tokenizer.stop_ids,
+            sampling=sampling,
+            breaks=tokenizer.sentence_ends if cuts_sentences(memory.policy) else (),
+        )
+        for token in as_text(tokenizer, emitted):
+            looked_at.update(_blocks(fork))
+            yield token
+        for first, _ in looked_at.most_common(PASSAGES):
+            assert isinstance(fork, BlockMemoryCache)
+            yield Passage(first, tokenizer.decode(memory.notes["ids"][first : fork.block_end(0, first)].tolist()))
+
+    return answer()
+
+
+def _blocks(cache: LayeredCache) -> list[int]:
+    """The first tokens of the blocks that are attended to now, once for every layer and kv head."""
+    if not isinstance(cache, BlockMemoryCache):
+        return []
+    return [first for layer in cache.trace(0) for head in layer for first in head]
