@@ -48,7 +48,7 @@ def variant(request: pytest.FixtureRequest) -> str:
 
 
 # These keep keys where they stood in the text, turned; ALiBi turns nothing.
-TURNED = [name for name in VARIANTS if "snapkv" in name or "per_head" in name or name == "heavy_hitters_text"]
+TURNED = [name for name in VARIANTS if "snapkv" in name or "per_head_budget" in name or name == "heavy_hitters_text"]
 
 
 def start(variant: str, model: Transformer, rows: int) -> Cache:
