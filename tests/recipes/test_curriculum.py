@@ -206,7 +206,7 @@ def test_impossible_stages_are_refused(tokenizer: Tokenizer) -> None:
         Curriculum([Stage("t", "text", 1, 1, 64)], tokenizer, [Excerpts("en")], 0)
     with pytest.raises(ValueError, match="reads texts, and none is given"):
         Curriculum([Stage("t", "questions", 1, 2, 64, 1, texts=1)], tokenizer, [Excerpts("en")], 0)
-    with pytest.raises(AssertionError, match="texts of stage t"):
+    with pytest.raises(AssertionError, match="texts and tasks of stage t"):
         Stage("t", "questions", 1, 2, 64, 1, texts=2)
     with pytest.raises(ValueError, match="16 tokens are too short for stage questions"):
         curriculum(tokenizer, replace(QUESTIONS[0], length=16)).windows(0, 0)

@@ -58,7 +58,7 @@ ENOUGH = 0.5
 class QuickstartOptions:
     """What the command line takes. `minutes` are for training; `window` and `tokens` count tokens.
 
-    `tasks`: half of the questions are about long-context tasks.
+    `tasks`: five of eight windows with questions are about long-context tasks.
     """
 
     corpus: tuple[Path, ...] = ()
@@ -94,7 +94,7 @@ class Scale:
     )
 
     def with_tasks(self) -> Scale:
-        """The same with half of the questions about long-context tasks, whose words are in the vocabulary."""
+        """The same with long-context tasks among the questions, whose words are in the vocabulary."""
         return dataclasses.replace(self, stages=with_tasks(self.stages), vocabulary=self.vocabulary + TASK_WORDS)
 
     def config(self, vocab_size: int, window: int) -> ModelConfig:
