@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handscroll.cli.commands import DOTTED, dotted
+from handscroll.cli.commands import DOTTED, DrawingSeed, Temperature, dotted
 from handscroll.cli.display import console, print_json
 from handscroll.cli.read import show_reading
 
@@ -43,11 +43,8 @@ def ask(
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,
-    temperature: Annotated[
-        float,
-        typer.Option(help="0 takes the likeliest token each time; around 1, tokens are drawn as likely as they are."),
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of drawing at a temperature above 0.")] = 0,
+    temperature: Temperature = 0.0,
+    seed: DrawingSeed = 0,
     as_json: Annotated[
         bool,
         typer.Option(

@@ -6,7 +6,7 @@ handscroll generate MODEL PROMPT --cache sliding_window --cache.window=256
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -26,6 +26,13 @@ MISTAKES = (
 RESUMABLE = dict.fromkeys(("quickstart", "train", "extend", "read"), " with --resume") | {"eval": ""}
 # What a verb may tell of one call, in the context's meta: the options with a dot; whether it can be gone on with.
 DOTTED, CAN_RESUME = "handscroll.dotted", "handscroll.can_resume"
+
+
+# Options of every verb that generates.
+Temperature = Annotated[
+    float, typer.Option(help="0 takes the likeliest token each time; around 1, tokens are drawn as likely as they are.")
+]
+DrawingSeed = Annotated[int, typer.Option(help="Of drawing at a temperature above 0.")]
 
 
 class Commands(TyperGroup):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from handscroll.cli.commands import dotted
+from handscroll.cli.commands import DrawingSeed, Temperature, dotted
 from handscroll.cli.display import console, print_json, showing
 from handscroll.recipes.events import Advance
 
@@ -40,11 +40,8 @@ def generate(
         ),
     ] = "block_memory",
     max_new_tokens: Annotated[int, typer.Option(help="Where to stop at the latest, in tokens.")] = 64,
-    temperature: Annotated[
-        float,
-        typer.Option(help="0 takes the likeliest token each time; around 1, tokens are drawn as likely as they are."),
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of drawing at a temperature above 0.")] = 0,
+    temperature: Temperature = 0.0,
+    seed: DrawingSeed = 0,
     chat: Annotated[
         bool, typer.Option("--chat/--no-chat", help="Take the prompt as a message, and have it answered.")
     ] = False,

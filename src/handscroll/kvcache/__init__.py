@@ -19,8 +19,8 @@ To add a policy:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from handscroll.kvcache.attention_sinks import AttentionSinks
 from handscroll.kvcache.block_memory import BlockMemory
@@ -31,6 +31,9 @@ from handscroll.kvcache.per_head_budget import PerHeadBudget
 from handscroll.kvcache.quantized import Quantized
 from handscroll.kvcache.sliding_window import SlidingWindow
 from handscroll.kvcache.snapkv import SnapKV
+
+if TYPE_CHECKING:
+    from handscroll.text import Tokenizer
 
 Policy = (
     Full | SlidingWindow | AttentionSinks | HeavyHitters | SnapKV | PerHeadBudget | BlockMemory | Quantized | Offloaded
@@ -77,6 +80,11 @@ def cuts_sentences(policy: Policy) -> bool:
     return isinstance(policy, BlockMemory) and policy.cut == "sentences"
 
 
+def breaks_for(policy: Policy, tokenizer: Tokenizer) -> Sequence[int]:
+    """The tokens that whoever reads a text for this policy names as its breaks; none where nothing is cut there."""
+    return tokenizer.sentence_ends if cuts_sentences(policy) else ()
+
+
 def describe(policy: Policy) -> dict[str, Any]:
     """The policy as `make_policy` takes it, defaults left out."""
     name = next(name for name, kind in POLICIES.items() if isinstance(policy, kind) and type(policy) is kind)
@@ -99,6 +107,7 @@ __all__ = [
     "Quantized",
     "SlidingWindow",
     "SnapKV",
+    "breaks_for",
     "cuts_sentences",
     "describe",
     "make_policy",

@@ -19,14 +19,13 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from handscroll.kvcache.full import FullLayer
 from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, tile_of
 from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
-from handscroll.kvcache.tiles import Piece, pieces
+from handscroll.kvcache.tiles import Piece, pieces, side_by_side, widened
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended
@@ -124,13 +123,11 @@ class SinksLayer(FullLayer):
     ) -> Attended:
         if asking is not None:
             return self._attend_some(query_BHTD, key_BKTD, value_BKTD, layout, asking)
-        outs, weights = [], []
+        attended = []
         for span, piece in self.cuts.get(layout, "pieces", lambda: self._pieces(layout)):
-            attended = super().attend(query_BHTD[:, :, span], key_BKTD[:, :, span], value_BKTD[:, :, span], piece)
-            outs.append(attended.out_BHTD)
-            if attended.weights_BHTS is not None:
-                weights.append(self._widened(attended.weights_BHTS))
-        return Attended(torch.cat(outs, dim=2), torch.cat(weights, dim=2) if weights else None)
+            parts = query_BHTD[:, :, span], key_BKTD[:, :, span], value_BKTD[:, :, span]
+            attended.append(super().attend(*parts, piece))
+        return side_by_side(attended, self.sizes.held)
 
     def _attend_some(
         self, query_BHQD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout
@@ -152,7 +149,7 @@ class SinksLayer(FullLayer):
             attended = super().attend(query_BHQD, key_BKTD[:, :, span], value_BKTD[:, :, span], piece, now)
             out_BHQD = torch.where(here_B1Q1, attended.out_BHTD, out_BHQD)
             if attended.weights_BHTS is not None:
-                now_BHQS = self._widened(attended.weights_BHTS)
+                now_BHQS = widened(attended.weights_BHTS, self.sizes.held)
                 weights_BHQS = now_BHQS if weights_BHQS is None else torch.where(here_B1Q1, now_BHQS, weights_BHQS)
         return Attended(out_BHQD, weights_BHQS)
 
@@ -162,10 +159,6 @@ class SinksLayer(FullLayer):
             Piece(span, replace(piece, positions_BTP=self.sizes.positions(piece.index_BT)[..., None]))
             for span, piece in pieces(layout, self.sizes.tile)
         ]
-
-    def _widened(self, weights_BHTS: Tensor) -> Tensor:
-        """Weights over all slots that a row can ever have."""
-        return F.pad(weights_BHTS, (0, self.sizes.held - weights_BHTS.shape[-1]))
 
     def slot_positions(self, layout: Layout, index_BS: Tensor) -> Tensor:
         assert layout.starts is not None

@@ -219,6 +219,10 @@ class BlockMemoryCache(LayeredCache):
         """For each layer that archives and kv head, the first token of every block that the row now attends to."""
         return [layer.trace(row) for _, layer in self._archives()]
 
+    def attended_blocks(self, row: int) -> list[int]:
+        """`trace` without its order: once for every layer and kv head, the first token of every block."""
+        return [start for layer in self.trace(row) for head in layer for start in head]
+
     def blocks_with(self, row: int, first: int, last: int) -> list[int]:
         """The first token of each archived block that holds one of the tokens from `first` on and before `last`."""
         return self._archives()[0][1].rows[row].blocks_with(first, last, self.sizes)

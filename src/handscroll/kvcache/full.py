@@ -104,12 +104,13 @@ class FullLayer(LayerCache):
         if self.rotates_at_use:
             slots = self.shared.get(layout, "slots", lambda: self.slot_rotation(layout, index_BS()))
             key_BKSD = self.position.rotate(key_BKSD, slots)
-        causal, mask = self._is_plain(query_layout), None
+        causal = self._is_plain(query_layout) and not self.position.adds_bias
         sees_all = query_layout.is_uniform and query_BHTD.shape[2] == 1 and self.sees_all(used)
-        if not sees_all and not (causal and not self.position.adds_bias):
-            mask = self.shared.get(query_layout, "mask", lambda: self.visible(query_layout, index_BS()))
+        visible_B1TS = None
+        if not (causal or sees_all):
+            visible_B1TS = self.shared.get(query_layout, "mask", lambda: self.visible(query_layout, index_BS()))
+        mask = visible_B1TS
         if self.position.adds_bias:
-            visible_B1TS, causal = mask, False
             mask = self.shared.get(
                 query_layout, "bias", lambda: self.with_bias(visible_B1TS, layout, query_layout, index_BS())
             )

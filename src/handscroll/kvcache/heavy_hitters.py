@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from typing import Self, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from handscroll.kvcache.archive import nbytes
@@ -33,7 +32,7 @@ from handscroll.kvcache.scorers import attention_received
 from handscroll.kvcache.state import State
 from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
-from handscroll.kvcache.tiles import Piece, pieces
+from handscroll.kvcache.tiles import Piece, pieces, side_by_side
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
@@ -139,16 +138,12 @@ class HeavyLayer(FullLayer):
         self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
     ) -> Attended:
         assert asking is None, "all queries have a say in what stays"
-        outs, weights = [], []
+        attended = []
         for span, piece in self.cuts.get(layout, "pieces", lambda: self._pieces(layout)):
             query_BHPD = query_BHTD[:, :, span]
-            attended = super().attend(query_BHPD, key_BKTD[:, :, span], value_BKTD[:, :, span], piece)
-            outs.append(attended.out_BHTD)
-            if attended.weights_BHTS is not None:
-                missing = self.sizes.attended - attended.weights_BHTS.shape[-1]
-                weights.append(F.pad(attended.weights_BHTS, (0, missing)))
+            attended.append(super().attend(query_BHPD, key_BKTD[:, :, span], value_BKTD[:, :, span], piece))
             self._listen(query_BHPD, piece)
-        return Attended(torch.cat(outs, dim=2), torch.cat(weights, dim=2) if weights else None)
+        return side_by_side(attended, self.sizes.attended)
 
     def _pieces(self, layout: Layout) -> list[Piece]:
         """Tile by tile; indices are slots, and so are positions where they are those in the cache."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -77,12 +78,18 @@ class WindowLayer(FullLayer):
         for first in range(0, length, size):
             last = min(first + size, length)
             slots = slice(max(0, before + first - self.window + 1), before + last)
-            query_T1 = torch.arange(before + first, before + last, device=query_BHTD.device)[:, None]
-            distance_TS = query_T1 - torch.arange(slots.start, slots.stop, device=query_BHTD.device)
-            mask_TS = (distance_TS >= 0) & (distance_TS < self.window)
+            asking = slice(before + first, before + last)
+            band = partial(self._band, asking, slots, query_BHTD.device)
+            mask_TS = self.shared.get(query_layout, f"band {first}", band)
             key_BKSD, value_BKSD = self.store.key_BKSD[:, :, slots], self.store.value_BKSD[:, :, slots]
             outs.append(attend(query_BHTD[:, :, first:last], key_BKSD, value_BKSD, mask_TS, False, False).out_BHTD)
         return Attended(torch.cat(outs, dim=2), None)
+
+    def _band(self, asking: slice, slots: slice, device: torch.device) -> Tensor:
+        """(T, S): which of some slots the tokens in others see."""
+        query_T1 = torch.arange(asking.start, asking.stop, device=device)[:, None]
+        distance_TS = query_T1 - torch.arange(slots.start, slots.stop, device=device)
+        return (distance_TS >= 0) & (distance_TS < self.window)
 
     def truncate(self, lengths: Sequence[int]) -> None:
         for row, (length, base) in enumerate(zip(lengths, self.store.bases, strict=True)):

@@ -95,8 +95,7 @@ class FollowedCache:
         """First tokens of the archived blocks that a row attends to now, once for every layer and kv head."""
         if not isinstance(self._cache, BlockMemoryCache):
             return []
-        trace = self._cache.trace(self._rows.index(row))
-        return [start for layer in trace for head in layer for start in head]
+        return self._cache.attended_blocks(self._rows.index(row))
 
     def bytes(self) -> Bytes:
         return self._cache.bytes()

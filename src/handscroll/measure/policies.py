@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from handscroll.generation.engine import CHUNK
-from handscroll.kvcache import AttentionSinks, Full, HeavyHitters, Policy, SlidingWindow, cuts_sentences, describe
+from handscroll.kvcache import AttentionSinks, Full, HeavyHitters, Policy, SlidingWindow, breaks_for, describe
 from handscroll.measure.attended import attended_keys
 from handscroll.measure.probes import Probe
 from handscroll.measure.reading import Reading, ReadStep, read_document
@@ -54,11 +54,10 @@ def measure_policy(
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: at least 1 token is read, or None for the whole document")
     ids = document_ids[:limit]
-    if isinstance(policy, Full):
-        require(kv_bytes(model.config, len(ids)), f"a full cache of {len(ids):,} tokens", model.device)
+    require_full(model, policy, len(ids))
     points = [length for length in sorted(probes_by_length) if limit is None or length <= limit]
     window = model_window(model, policy)
-    breaks = tokenizer.sentence_ends if cuts_sentences(policy) else ()
+    breaks = breaks_for(policy, tokenizer)
     outcomes: list[Outcome] = []
     speeds: list[tuple[int, float]] = []
     step: ReadStep | None = None
@@ -76,6 +75,12 @@ def measure_policy(
     assert step is not None
     attended = attended_keys(model, step.cache, ids)
     yield _result(policy, step.reading, outcomes, speeds, attended, len(document_ids))
+
+
+def require_full(model: Transformer, policy: Policy, tokens: int) -> None:
+    """Raises DoesNotFit before a full cache of so many tokens outgrows memory; other policies' are left to them."""
+    if isinstance(policy, Full):
+        require(kv_bytes(model.config, tokens), f"a full cache of {tokens:,} tokens", model.device)
 
 
 def model_window(model: Transformer, policy: Policy) -> int:

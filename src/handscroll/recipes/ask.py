@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 from handscroll.generation import Sampling
 from handscroll.generation import generate as generate_ids
-from handscroll.kvcache import cuts_sentences
+from handscroll.kvcache import breaks_for
 from handscroll.kvcache.block_memory import BlockMemoryCache
-from handscroll.kvcache.layered import LayeredCache
 from handscroll.kvcache.memory_file import Memory
 from handscroll.model import Transformer
-from handscroll.recipes.generate import Token, as_text
-from handscroll.text import Tokenizer, chat_tokens
+from handscroll.recipes.generate import Token, as_text, prompt_ids
+from handscroll.text import Tokenizer
 
 # Of the blocks that an answer attended to, those that it did most.
 PASSAGES = 4
@@ -50,10 +49,9 @@ def ask(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: at least 1")
     sampling = Sampling(temperature, seed)
-    if tokenizer.chat_template is None:
-        ids = tokenizer.encode(question)
-    else:
-        ids = chat_tokens(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True).ids
+    is_chat = tokenizer.chat_template is not None
+    message = {"role": "user", "content": question}
+    ids = prompt_ids(tokenizer, [message]) if is_chat else tokenizer.encode(question)
 
     def answer() -> Iterator[Token | Passage]:
         fork, looked_at = memory.cache.select([0]), Counter[int]()
@@ -64,20 +62,14 @@ def ask(
             max_new_tokens=max_new_tokens,
             stop_ids=tokenizer.stop_ids,
             sampling=sampling,
-            breaks=tokenizer.sentence_ends if cuts_sentences(memory.policy) else (),
+            breaks=breaks_for(memory.policy, tokenizer),
         )
         for token in as_text(tokenizer, emitted):
-            looked_at.update(_blocks(fork))
+            if isinstance(fork, BlockMemoryCache):
+                looked_at.update(fork.attended_blocks(0))
             yield token
         for first, _ in looked_at.most_common(PASSAGES):
             assert isinstance(fork, BlockMemoryCache)
             yield Passage(first, tokenizer.decode(memory.notes["ids"][first : fork.block_end(0, first)].tolist()))
 
     return answer()
-
-
-def _blocks(cache: LayeredCache) -> list[int]:
-    """The first tokens of the blocks that are attended to now, once for every layer and kv head."""
-    if not isinstance(cache, BlockMemoryCache):
-        return []
-    return [first for layer in cache.trace(0) for head in layer for first in head]

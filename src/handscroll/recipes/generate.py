@@ -15,7 +15,7 @@ import torch
 from handscroll.generation import Emitted, Sampling, read
 from handscroll.generation import generate as generate_ids
 from handscroll.generation.engine import CHUNK
-from handscroll.kvcache import AttentionSinks, BlockMemory, Policy, SlidingWindow, cuts_sentences, make_policy
+from handscroll.kvcache import AttentionSinks, BlockMemory, Policy, SlidingWindow, breaks_for, make_policy
 from handscroll.model import Transformer
 from handscroll.model.footprint import kv_bytes, require
 from handscroll.text import StreamDecoder, Tokenizer, chat_tokens
@@ -61,7 +61,7 @@ def generate(
     require_memory(model, policy, len(ids) + max_new_tokens)
     stops = tokenizer.stop_ids if stop_ids is None else tuple(stop_ids)
     memory = policy.start(model.config, model.position, 1)
-    breaks = tokenizer.sentence_ends if cuts_sentences(policy) else ()
+    breaks = breaks_for(policy, tokenizer)
 
     def tokens() -> Iterator[Token]:
         # Up to a border of the chunks that reading has anyway, so that looking on changes nothing.

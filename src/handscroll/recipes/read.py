@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from handscroll.generation import read as read_ids
-from handscroll.kvcache import Policy, cuts_sentences, describe, make_policy, memory_file
+from handscroll.kvcache import Policy, breaks_for, describe, make_policy, memory_file
 from handscroll.kvcache.memory_file import Memory
 from handscroll.model import Transformer
 from handscroll.recipes.events import Advance
@@ -73,7 +73,7 @@ def read(model: Transformer, tokenizer: Tokenizer, memory: Memory, save_to: Path
         return
     began = saved = time.monotonic()
     pause, ids = SAVE_EVERY, memory.notes["ids"][done:].tolist()
-    breaks = tokenizer.sentence_ends if cuts_sentences(memory.policy) else ()
+    breaks = breaks_for(memory.policy, tokenizer)
     for progress in read_ids(model, [ids], memory.cache, only_last=True, breaks=breaks):
         now = time.monotonic()
         yield Advance("reading", done + progress.tokens, total, "tokens", progress.tokens / (now - began))

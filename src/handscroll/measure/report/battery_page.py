@@ -10,17 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from handscroll.measure.battery_tables import battery_tables, has_figure, mean_scores, policies_of
 from handscroll.measure.report.drawing import standalone
 from handscroll.measure.report.heat import HeatMap, heat_figure
 from handscroll.measure.report.quality import Quality, quality_figure
+from handscroll.measure.report.template import render
 from handscroll.measure.suites.depths import shares
 from handscroll.measure.suites.record import Record
 from handscroll.text.files import write_files
 
-HERE = Path(__file__).parent
 PAGE = "index.html"
 # The figure over all suites together.
 ALL = "all"
@@ -94,15 +92,8 @@ def quality_curves(records: Sequence[Record]) -> list[Quality]:
 def render_battery(records: Sequence[Record], figures: Mapping[str, str], settings: Mapping[str, Any]) -> str:
     """The page as HTML."""
     tables = battery_tables(records)
-    page = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("battery.html.jinja")
-    return page.render(
-        css=(HERE / "page.css").read_text(encoding="utf-8"),
+    return render(
+        "battery.html.jinja",
         settings=json.dumps(dict(settings), ensure_ascii=False, indent=2),
         tables=[(table, table.shown(), [table.is_numeric(column) for column in table.columns]) for table in tables],
         qualities=_titled(figures, "quality-"),

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-
 from handscroll.measure.probes import TokenSpans
 from handscroll.measure.report import excerpts
 from handscroll.measure.report.bars import bytes_figure, seconds_figure
@@ -21,10 +19,9 @@ from handscroll.measure.report.colours import colours
 from handscroll.measure.report.curves import loss_figure, pace_figure, perplexity_figure
 from handscroll.measure.report.drawing import VARIABLES
 from handscroll.measure.report.heat import has_recall, recall_figure
+from handscroll.measure.report.template import render
 from handscroll.measure.results import PolicyResult, policy_table
 from handscroll.model.footprint import readable
-
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -74,16 +71,9 @@ def render_report(data: ReportData) -> str:
     predicted = [result for result in results if result.likelihood and result.likelihood.tokens]
     series = [VARIABLES[colour] for colour in colours(results)]
     table = policy_table(results)
-    page = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("page.html.jinja")
-    return page.render(
+    return render(
+        "page.html.jinja",
         data=data,
-        css=(HERE / "page.css").read_text(encoding="utf-8"),
         headline=headline(data),
         tiles=tiles(data),
         main=main,

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from handscroll.generation import read
-from handscroll.kvcache import Full, Policy, cuts_sentences
+from handscroll.kvcache import Policy, breaks_for
 from handscroll.kvcache.full import FullLayer
 from handscroll.kvcache.sliding_window import WindowLayer
 from handscroll.measure.asking import prompt_ids
 from handscroll.measure.attended import attended_keys
-from handscroll.measure.policies import FULL_LIMIT
+from handscroll.measure.policies import FULL_LIMIT, require_full
 from handscroll.measure.probes import TokenSpans
 from handscroll.measure.reading import Watch, timed
 from handscroll.measure.suites.record import Measured, Record, record_table
@@ -30,7 +30,6 @@ from handscroll.measure.suites.suite import Part, Subject, Suite, Work, over_lim
 from handscroll.measure.suites.tasks import Material, TaskOptions, Written, write
 from handscroll.measure.table import Table
 from handscroll.model import Cache, Capture, Layout, Transformer
-from handscroll.model.footprint import kv_bytes, require
 from handscroll.text.chronicle import LANGUAGES
 from handscroll.text.tasks import TASKS
 
@@ -107,10 +106,9 @@ def measure(
         return
     (written,) = material.written
     model, tokenizer, ids = subject.model, subject.tokenizer, written.ids
-    if isinstance(policy, Full):
-        require(kv_bytes(model.config, len(ids)), f"a full cache of {len(ids):,} tokens", model.device)
+    require_full(model, policy, len(ids))
     cache, reading, answering = policy.start(model.config, model.position, 1), 0.0, 0.0
-    breaks = tokenizer.sentence_ends if cuts_sentences(policy) else ()
+    breaks = breaks_for(policy, tokenizer)
     for seconds, progress in timed(read(model, [ids], cache, only_last=True, breaks=breaks), model.device):
         reading += seconds
         yield Work("reading", progress.tokens, progress.total)

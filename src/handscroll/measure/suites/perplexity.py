@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from handscroll.kvcache import Full, Policy, cuts_sentences
+from handscroll.kvcache import Full, Policy, breaks_for
 from handscroll.measure.attended import attended_keys
 from handscroll.measure.likelihood import PositionCurve
 from handscroll.measure.policies import FULL_LIMIT
@@ -36,7 +36,7 @@ def measure(
 ) -> Iterator[Work | Measured]:
     limit = options.full_limit if isinstance(policy, Full) else None
     step: ReadStep | None = None
-    breaks = subject.tokenizer.sentence_ends if cuts_sentences(policy) else ()
+    breaks = breaks_for(policy, subject.tokenizer)
     for step in read_document(subject.model, ids[:limit], policy, breaks=breaks):
         yield Work("reading", step.tokens, step.total, "tokens", step.tokens_per_second)
     assert step is not None

@@ -17,17 +17,16 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from handscroll.generation import generate, read
-from handscroll.kvcache import Full, Policy, cuts_sentences
+from handscroll.kvcache import Policy, breaks_for
 from handscroll.measure.asking import prompt_ids, replies
 from handscroll.measure.attended import attended_keys
-from handscroll.measure.policies import FULL_LIMIT
+from handscroll.measure.policies import FULL_LIMIT, require_full
 from handscroll.measure.reading import timed
 from handscroll.measure.suites.depths import by_depth
 from handscroll.measure.suites.record import Measured, Record, record_table
 from handscroll.measure.suites.suite import Part, Subject, Suite, Work, over_limit
 from handscroll.measure.table import Table
 from handscroll.model import Cache
-from handscroll.model.footprint import kv_bytes, require
 from handscroll.text import Tokenizer
 from handscroll.text.chronicle import LANGUAGES
 from handscroll.text.tasks import Asked, Sample, Task, find_task, score
@@ -144,9 +143,7 @@ def measure(subject: Subject, policy: Policy, material: Material, options: TaskO
     run = _after if is_after else _with
     taken = Taken(sum(len(each.ids) * (1 if is_after else len(each.sample.asked)) for each in material.written))
     for written in material.written:
-        if isinstance(policy, Full):
-            held = f"a full cache of {len(written.ids):,} tokens"
-            require(kv_bytes(subject.model.config, len(written.ids)), held, subject.model.device)
+        require_full(subject.model, policy, len(written.ids))
         yield from run(subject, policy, written, options, taken)
     yield _found(taken)
 
@@ -154,7 +151,7 @@ def measure(subject: Subject, policy: Policy, material: Material, options: TaskO
 def _after(subject: Subject, policy: Policy, written: Written, options: TaskOptions, taken: Taken) -> Iterator[Work]:
     model, asked = subject.model, written.sample.asked
     cache = policy.start(model.config, model.position, 1)
-    breaks = subject.tokenizer.sentence_ends if cuts_sentences(policy) else ()
+    breaks = breaks_for(policy, subject.tokenizer)
     for seconds, progress in timed(read(model, [written.ids], cache, only_last=True, breaks=breaks), model.device):
         taken.read_seconds += seconds
         yield Work("reading", taken.done + progress.tokens, taken.total)
@@ -170,7 +167,7 @@ def _after(subject: Subject, policy: Policy, written: Written, options: TaskOpti
 
 def _with(subject: Subject, policy: Policy, written: Written, options: TaskOptions, taken: Taken) -> Iterator[Work]:
     model, tokenizer = subject.model, subject.tokenizer
-    breaks = tokenizer.sentence_ends if cuts_sentences(policy) else ()
+    breaks = breaks_for(policy, tokenizer)
     how: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, "stop_ids": tokenizer.stop_ids, "breaks": breaks}
     for each in written.sample.asked:
         prompt = [*written.ids, *prompt_ids(tokenizer, each.question)]
