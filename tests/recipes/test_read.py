@@ -59,7 +59,7 @@ def test_an_answer_is_what_generate_says(model: Transformer, tokenizer: Tokenize
 
 
 def test_a_model_without_a_template_goes_on_with_the_question(model: Transformer, tokenizer: Tokenizer) -> None:
-    plain = Tokenizer(tokenizer._json, {key: tokenizer.config[key] for key in ("bos_token", "eos_token")})
+    plain = Tokenizer(tokenizer.backend, {key: tokenizer.config[key] for key in ("bos_token", "eos_token")})
     memory = have_read(model, plain, "full", "The lazy dog.\n")
     expected = generate(model, plain, "The lazy dog.\nThe quick", cache="full", max_new_tokens=9)
     assert list(ask(model, plain, memory, "The quick", max_new_tokens=9)) == list(expected)

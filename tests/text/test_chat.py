@@ -79,7 +79,7 @@ def test_typed_control_tokens_stay_text(merged: Tokenizer, text: str) -> None:
 def test_template_without_marks_finds_the_assistant(merged: Tokenizer) -> None:
     marked = chat_tokens(merged, MESSAGES)
     bare = DEFAULT_CHAT_TEMPLATE.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", "")
-    plain = Tokenizer(merged._json, {**merged.config, "chat_template": bare})
+    plain = Tokenizer(merged.backend, {**merged.config, "chat_template": bare})
     assert chat_tokens(plain, MESSAGES) == marked
     # A template that shows earlier turns otherwise than the last one can't be taken apart.
     plain.config["chat_template"] = "{{ messages | length }}" + bare
@@ -111,4 +111,4 @@ def test_bad_messages(merged: Tokenizer) -> None:
     with pytest.raises(ValueError, match="must be system, user or assistant"):
         chat_tokens(merged, [{"role": "tool", "content": "x"}])
     with pytest.raises(ValueError, match="no chat template"):
-        chat_tokens(Tokenizer(merged._json, {}), MESSAGES)
+        chat_tokens(Tokenizer(merged.backend, {}), MESSAGES)

@@ -11,7 +11,7 @@ import transformers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from handscroll.text import StreamDecoder, Tokenizer
-from handscroll.text.tokenizer import SMALLEST_VOCAB, SPECIAL_TOKENS
+from handscroll.text.learning import SMALLEST_VOCAB, SPECIAL_TOKENS
 
 ALL_BYTES = bytes(range(256)).decode("latin-1")
 TEXTS = [

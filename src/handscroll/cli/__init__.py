@@ -2,7 +2,7 @@
 
 - `commands.py` what all verbs share: mistakes in one line, exit codes, options with a dot
 - `display.py` bars on a terminal, sparse lines elsewhere, JSON for scripts
-- one file a verb: `quickstart.py`, `data.py`, `train.py`, `extend.py`, `generate.py`, `read.py`, `ask.py`,
+- one file a verb: `quickstart.py`, `data.py`, `tokenizer.py`, `train.py`, `extend.py`, `generate.py`, `read.py`, `ask.py`,
   `evaluate.py`
 
 What it promises: results on stdout, and with `--json` nothing else there. Exit codes: 0 done, 1 failed while running,
@@ -19,7 +19,7 @@ from typing import Annotated
 
 import typer
 
-from handscroll.cli import data
+from handscroll.cli import data, tokenizer
 from handscroll.cli.ask import ask
 from handscroll.cli.commands import Commands, DottedCommand
 from handscroll.cli.evaluate import evaluate
@@ -50,6 +50,7 @@ app = typer.Typer(
 )
 app.command("quickstart", cls=QuickstartCommand, short_help="Train a small model and see how far it reads.")(quickstart)
 app.add_typer(data.app, name="data")
+app.add_typer(tokenizer.app, name="tokenizer")
 app.command("train", short_help="Run a training recipe.")(train)
 app.command("extend", cls=DottedCommand, short_help="Give a model a longer window.")(extend)
 app.command("generate", cls=DottedCommand, short_help="Continue a text, or answer a message.")(generate)

@@ -18,6 +18,7 @@ from handscroll.model import ModelConfig, RopeOptions
 from handscroll.model.families import family_for
 from handscroll.model.position import AlibiOptions
 from handscroll.model.stretching import METHODS
+from handscroll.text.learning import HANS, scheme
 from handscroll.training import OBJECTIVES, OPTIMIZERS, SCHEDULES
 
 Size = Annotated[int, Field(ge=1)]
@@ -102,10 +103,26 @@ class NewModel(Section):
 
 
 class NewTokenizer(Section):
-    """A vocabulary that is learnt from the recipe's own data; `han` as in `Tokenizer.train`."""
+    """A vocabulary that is learnt from the recipe's own data; `kind` and `han` as in `Tokenizer.train`.
+
+    WordPiece doesn't give every text back: white space becomes single spaces, and rare characters are unknown.
+    """
 
     vocab_size: Size = 2048
-    han: Literal["merged", "isolated"] = "merged"
+    kind: Literal["bpe", "wordpiece"] = "bpe"
+    han: Literal["merged", "isolated", "jieba"] = Field("merged", description="default: the first that the kind allows")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _han_of_kind(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "han" not in value and value.get("kind") in HANS:
+            return {**value, "han": HANS[value["kind"]][0]}
+        return value
+
+    @model_validator(mode="after")
+    def _allowed(self) -> NewTokenizer:
+        scheme(self.kind, self.han, self.vocab_size, ())
+        return self
 
 
 class Data(Section):

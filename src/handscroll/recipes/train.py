@@ -145,7 +145,7 @@ def _tokenizer(recipe: Recipe, rows: Sequence[Row], earlier: Path | None) -> Tok
     if earlier is not None and (earlier / TOKENIZER).is_dir():
         return Tokenizer.load(earlier / TOKENIZER)
     options = recipe.tokenizer or NewTokenizer()
-    return Tokenizer.train((spoken(row) for row in rows), options.vocab_size, han=options.han)
+    return Tokenizer.train((spoken(row) for row in rows), options.vocab_size, kind=options.kind, han=options.han)
 
 
 def _learns_tokenizer(recipe: Recipe) -> bool:

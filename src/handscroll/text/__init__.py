@@ -1,7 +1,12 @@
 """Text: from files and conversations to token ids, and the synthetic world in which reading is measured.
 
 What it is for
-    tokenizer.py   byte-level BPE: train, load any Hugging Face folder, encode, decode, stream
+    tokenizer.py   train, load any Hugging Face folder, encode, decode
+    learning.py    byte-level BPE and WordPiece, learnt by the `tokenizers` library; jieba_words.py bounds what is learnt
+    backends/      what encodes: a tokenizer.json, a tokenizer.model (sentencepiece)
+    reference/     BPE and WordPiece learnt readably and slowly
+    streaming.py   ids that arrive one by one, as text
+    pieces.py      a text as its tokens, to look at
     templates.py   jinja chat templates in a sandbox, with the places of what the assistant said
     chat.py        a conversation as ids and a mask
     formats.py     txt, md and jsonl files as rows
@@ -31,10 +36,12 @@ A further relation of the chronicle is one entry of `chronicle.RELATIONS`; see t
 entry of `tasks.TASKS`.
 """
 
+from handscroll.text.backends import Encoding
 from handscroll.text.chat import DEFAULT_CHAT_TEMPLATE, ChatTokens, Rendered, chat_tokens, render
 from handscroll.text.formats import Row, iterate_rows, read_rows, read_texts
 from handscroll.text.packing import Packed, Plan, Segment, assemble, gather, pack
-from handscroll.text.tokenizer import Encoding, StreamDecoder, Tokenizer
+from handscroll.text.streaming import StreamDecoder
+from handscroll.text.tokenizer import Tokenizer
 
 __all__ = [
     "DEFAULT_CHAT_TEMPLATE",

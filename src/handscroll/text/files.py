@@ -1,4 +1,4 @@
-"""Writes several text files of a folder so that an interruption leaves none of them half-written.
+"""Writes several files of a folder so that an interruption leaves none of them half-written.
 
 Knows temporary names and renames. Leaves to others what the files hold.
 """
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
-def write_files(folder: str | Path, files: Mapping[str, Iterable[str]]) -> None:
-    """Write each file, given by name and pieces of text, in UTF-8.
+def write_files(folder: str | Path, files: Mapping[str, Iterable[str | bytes]]) -> None:
+    """Write each file, given by name and pieces: text, which is written in UTF-8, or bytes.
 
     All are written under temporary names first and renamed at the end. Raises ValueError when the folder can't be
     made or written; what was there before then stays.
@@ -19,9 +19,8 @@ def write_files(folder: str | Path, files: Mapping[str, Iterable[str]]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, temporary in waiting.items():
-            # The same bytes on every system: no translation of line ends.
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                file.writelines(files[path.name])
+            with temporary.open("wb") as file:
+                file.writelines(piece.encode() if isinstance(piece, str) else piece for piece in files[path.name])
                 file.flush()
                 os.fsync(file.fileno())
         for path, temporary in waiting.items():

@@ -1,0 +1,54 @@
+"""Chinese cut into words by jieba, while a vocabulary is learnt: no entry of it then crosses the end of a word.
+
+Knows how a piece of text inside `tokenizers` is cut at given places. Only learning is bounded by words: a tokenizer.json
+can't call jieba, and one that gave other ids in `transformers`, vLLM or llama.cpp than here would be a trap. Text is
+encoded with the merges that were learnt, and a few of these fit across the ends of words, too: of Romance of the Three
+Kingdoms, 1.5 % of the tokens (`docs/benchmarks.md`).
+
+jieba's own start caches its dictionary as a marshalled file in the system's temporary folder, where others may write;
+here it is read from the package each time.
+"""
+
+import re
+import warnings
+from functools import lru_cache
+from typing import Any
+
+HAN = r"\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+HAN_RUN = re.compile(f"[{HAN}]+")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of `text` in order, all characters kept; what is no Han character stands in pieces between them."""
+    words: list[str] = []
+    end = 0
+    for run in HAN_RUN.finditer(text):
+        words += [text[end : run.start()]] if run.start() > end else []
+        words += _dictionary().cut(run.group())
+        end = run.end()
+    return [*words, text[end:]] if end < len(text) else words
+
+
+class JiebaCutter:
+    """A pre-tokenizer for `tokenizers.pre_tokenizers.PreTokenizer.custom`."""
+
+    def pre_tokenize(self, text: Any) -> None:
+        text.split(self._cut)
+
+    def _cut(self, _: int, piece: Any) -> list[Any]:
+        parts, start = [], 0
+        for word in words_of(str(piece)):
+            parts.append(piece[start : start + len(word)])
+            start += len(word)
+        return parts
+
+
+@lru_cache(maxsize=1)
+def _dictionary() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about its own source, in some versions of Python
+        import jieba
+    dictionary = jieba.Tokenizer()
+    dictionary.FREQ, dictionary.total = dictionary.gen_pfdict(dictionary.get_dict_file())
+    dictionary.initialized = True
+    return dictionary
