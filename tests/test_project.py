@@ -54,7 +54,7 @@ def test_commands_of_the_readme_exist(capsys: pytest.CaptureFixture[str], monkey
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("handscroll ")]
     assert commands
     for words in commands:
-        name = words[:2] if words[0] == "data" else words[:1]
+        name = words[:2] if words[0] in ("data", "tokenizer") else words[:1]
         monkeypatch.setattr(sys, "argv", ["handscroll", *name, "--help"])
         with pytest.raises(SystemExit) as stopped:
             main()

@@ -49,6 +49,11 @@ MISTAKES = {
     "a number for a switch": ("model.tied=1", "model.tied=1: it must be true or false"),
     "infinity": ("train.clip=.inf", "train.clip=Infinity: it must be a finite number"),
     "a number for a section": ("model=3", "model=3: it must be a section with keys of its own"),
+    "WordPiece with merged Han": (
+        "tokenizer={kind: wordpiece, han: merged}",
+        "tokenizer: han is 'merged'; with kind='wordpiece' it must be 'isolated'; WordPiece cuts every Han character "
+        "from its neighbours",
+    ),
     "no files": ("data.files=[]", "data.files: no file is named: give at least one"),
     "a number for a file": ("data.files=[3]", "data.files.0=3: it must be text"),
     "no folder": ("out=''", 'out="": it must not be empty'),

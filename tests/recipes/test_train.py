@@ -1,5 +1,6 @@
 """A run from a recipe: what it leaves, that it resumes to the same bits, and that bad input leaves nothing."""
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import load_file
 
@@ -222,3 +224,40 @@ def test_an_out_that_is_a_file_is_refused(recipe: dict[str, Any], corpus: Path) 
         train(recipe, overrides=[f"out={corpus}"])
     with pytest.raises(ValueError, match="can't be written"):
         train(recipe, overrides=[f"out={corpus}/deeper"])
+
+
+def test_a_wordpiece_vocabulary_is_learnt_and_saved_with_the_model(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["tokenizer"] = {"vocab_size": 120, "kind": "wordpiece"}
+    recipe["train"] |= {"steps": 1}
+    for _ in train(recipe):
+        pass
+    loaded = load_folder(Path(recipe["out"]) / "model")
+    assert loaded.tokenizer.backend.kind == "WordPiece"
+    assert loaded.model.config.vocab_size == loaded.tokenizer.vocab_size <= 120
+    assert "han: isolated" in (Path(recipe["out"]) / "recipe.yaml").read_text()
+
+
+def test_a_tokenizer_model_rides_along_with_a_trained_model(recipe: dict[str, Any], tmp_path: Path) -> None:
+    model = io.BytesIO()
+    sentences = iter(["The quick brown fox jumps over the lazy dog."] * 9)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sentences,
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=300,
+        byte_fallback=True,
+        num_threads=1,
+        minloglevel=2,
+    )
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "tokenizer.model").write_bytes(model.getvalue())
+    recipe["tokenizer"] = {"from": str(tmp_path / "older")}
+    recipe["train"] |= {"steps": 1}
+    for _ in train(recipe):
+        pass
+    folder = Path(recipe["out"]) / "model"
+    loaded = load_folder(folder)
+    assert (folder / "tokenizer.model").read_bytes() == model.getvalue()
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [loaded.tokenizer.eos_id]
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    assert loaded.tokenizer.encode("The fox 天") == theirs.encode("The fox 天")

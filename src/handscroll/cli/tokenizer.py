@@ -60,7 +60,7 @@ def train(
         bool,
         typer.Option(
             "--reference",
-            help="Learn with the readable algorithm instead of the tokenizers library: the same BPE, 20 to 100 times "
+            help="Learn with the readable algorithm instead of the tokenizers library: the same BPE, about 40 times "
             "slower; and WordPiece by gain of likelihood, where the library joins the most frequent pair.",
         ),
     ] = False,
@@ -111,7 +111,7 @@ def train(
 def encode(
     tokenizer: Folder,
     text: Annotated[str | None, typer.Argument(help="The text; or give --file.", show_default=False)] = None,
-    file: Annotated[Path | None, typer.Option(help="A file with the text: txt, md or jsonl.", show_default=False)] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with the text.", show_default=False)] = None,
     special: Annotated[
         bool, typer.Option("--special", help="Obey the names of control tokens in the text; else they are characters.")
     ] = False,

@@ -110,7 +110,7 @@ class NewTokenizer(Section):
 
     vocab_size: Size = 2048
     kind: Literal["bpe", "wordpiece"] = "bpe"
-    han: Literal["merged", "isolated", "jieba"] = Field("merged", description="default: the first that the kind allows")
+    han: Literal["merged", "isolated", "jieba"] = "merged"
 
     @model_validator(mode="before")
     @classmethod

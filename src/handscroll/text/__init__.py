@@ -2,7 +2,8 @@
 
 What it is for
     tokenizer.py   train, load any Hugging Face folder, encode, decode
-    learning.py    byte-level BPE and WordPiece, learnt by the `tokenizers` library; jieba_words.py bounds what is learnt
+    learning.py    byte-level BPE and WordPiece, learnt by the `tokenizers` library
+    jieba_words.py bounds what is learnt by the words of Chinese
     backends/      what encodes: a tokenizer.json, a tokenizer.model (sentencepiece)
     reference/     BPE and WordPiece learnt readably and slowly
     streaming.py   ids that arrive one by one, as text

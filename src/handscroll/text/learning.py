@@ -8,8 +8,9 @@ the split pattern is Llama 3's (https://arxiv.org/abs/2407.21783), which cuts nu
 but a number keeps the space before it, as words do. It loses nothing.
 
 WordPiece is the scheme of BERT (https://arxiv.org/abs/1810.04805), without lowering case. It is not lossless: runs of
-spaces and line ends become one space, one is put between words and between Han characters, and what its alphabet doesn't
-hold becomes <|unk|>. The library merges by frequency here, too; `reference/wordpiece.py` merges by gain of likelihood.
+spaces and line ends become one space, one is put between words and between Han characters, and what its alphabet
+doesn't hold becomes <|unk|>. The library merges by frequency here, too; `reference/wordpiece.py` merges by gain of
+likelihood.
 """
 
 import json
@@ -74,7 +75,7 @@ def learn(
     if kind == "bpe":
         trainer: Any = trainers.BpeTrainer(
             vocab_size=size,
-            special_tokens=list(special_tokens),
+            special_tokens=[AddedToken(name, special=True, normalized=False) for name in special_tokens],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=progress,
         )
@@ -114,9 +115,11 @@ def alphabet_of(texts: Iterable[str], backend: tokenizers.Tokenizer, room: int) 
 
 def finished(backend: tokenizers.Tokenizer, special_tokens: Sequence[str], words: Sequence[str]) -> str:
     """The tokenizer.json of a trained tokenizer, with its control tokens and `words`, plain text that is never cut."""
-    content = json.loads(backend.to_str())
-    content["added_tokens"] = []
-    backend = tokenizers.Tokenizer.from_str(json.dumps(content))
+    if len(backend.get_added_tokens_decoder()) > len(special_tokens):
+        # The first units of WordPiece, which the trainer takes for control tokens.
+        content = json.loads(backend.to_str())
+        content["added_tokens"] = []
+        backend = tokenizers.Tokenizer.from_str(json.dumps(content))
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special_tokens])
     backend.add_tokens([AddedToken(word, normalized=False) for word in words])
     whole: str = backend.to_str(pretty=True)

@@ -61,8 +61,8 @@ class Tokenizer:
         kind="bpe", byte-level, gives every text back as it was. kind="wordpiece", as BERT's, does not: white space
         becomes single spaces, and characters that are not in the texts become <|unk|>.
 
-        han="merged", BPE's default, lets entries grow over neighbouring Han characters. han="isolated", WordPiece's only
-        way, cuts every Han character from its neighbours before merging. It costs longer Chinese sequences, and a
+        han="merged", BPE's default, lets entries grow over neighbouring Han characters. han="isolated", the only way of
+        WordPiece, cuts every Han character from its neighbours before merging. It costs longer Chinese sequences, and a
         Chinese name is then cut in the same way whatever surrounds it, so a model finds it again by comparing tokens.
         han="jieba" learns no entry that crosses the end of a Chinese word (see `jieba_words.py`).
 

@@ -24,9 +24,17 @@ class Encoding(NamedTuple):
 class Backend(Protocol):
     """Text to ids and back. With special=False a control token's name in a text is only characters."""
 
-    kind: str  # the scheme, in words
-    ids: Mapping[str, int]  # every entry of the vocabulary, control tokens included
-    special_tokens: Mapping[str, int]
+    @property
+    def kind(self) -> str:
+        """The scheme, in words."""
+
+    @property
+    def ids(self) -> Mapping[str, int]:
+        """Every entry of the vocabulary by name, control tokens included."""
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The control tokens by name, in the order of their ids."""
 
     def encode(self, text: str, special: bool) -> list[int]:
         """Ids of `text`, nothing added."""

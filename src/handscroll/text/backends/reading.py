@@ -90,7 +90,7 @@ def _sentencepiece(path: Path, config: dict[str, Any]) -> Backend:
 
 
 def _wordpiece(path: Path, config: dict[str, Any]) -> Backend:
-    """A vocab.txt, an entry a line, as `transformers` reads it for BERT: lower case unless the config says otherwise."""
+    """A vocab.txt, an entry a line, as `transformers` reads it for BERT: lower case unless the config says no."""
     lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     ids = {line.removesuffix("\r"): id_ for id_, line in enumerate(lines)}
     for key, name in BERT_TOKENS.items():

@@ -1,4 +1,4 @@
-"""A tokenizer.model, run by the `sentencepiece` library (https://arxiv.org/abs/1808.06226): older Llama, Baichuan, ChatGLM.
+"""A tokenizer.model of older Llama, Baichuan or ChatGLM, run by `sentencepiece` (https://arxiv.org/abs/1808.06226).
 
 It is wrapped, not converted to a tokenizer.json: merges that are worked out from such a file break some ties in another
 way, and every id must be the one that the checkpoint was trained with. `tokenizer.model` is saved as it came.

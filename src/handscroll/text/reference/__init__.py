@@ -5,6 +5,6 @@
 - `wordpiece.py` join the pair that makes the text most likely
 - `training.py` a whole tokenizer from either
 
-`learning.py` does the same with the `tokenizers` library, several times to hundreds of times as fast; for BPE both give
-the same merges, which the tests compare. For WordPiece they don't: that library joins the most frequent pair there, too.
+`learning.py` does the same with the `tokenizers` library, tens to hundreds of times as fast. For BPE both give the same
+merges, which the tests compare. For WordPiece they don't: that library joins the most frequent pair there, too.
 """

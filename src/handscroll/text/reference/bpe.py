@@ -1,7 +1,7 @@
 """Byte-pair encoding (https://arxiv.org/abs/1508.07909): the two units that stand side by side most often become one.
 
-Every word begins as its characters (of byte-level BPE: its bytes, each written as a character). Each step joins one pair
-everywhere, and the list of joined pairs is the whole result: a text is encoded by joining in the same order.
+Every word begins as its characters (of byte-level BPE: its bytes, each written as a character). Each step joins one
+pair everywhere, and the list of joined pairs is the whole result: a text is encoded by joining in the same order.
 Of equally frequent pairs that whose left unit, then whose right unit is the oldest, as in the `tokenizers` library.
 """
 

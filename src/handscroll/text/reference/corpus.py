@@ -5,6 +5,7 @@ Knows how joining a pair changes the counts, in the words that hold it only. Whi
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 Pair = tuple[str, str]
 
@@ -33,7 +34,7 @@ class Corpus:
         units, count = self._words[place]
         for unit in units:
             self.units[unit] += sign * count
-        for pair in zip(units, units[1:], strict=False):
+        for pair in pairwise(units):
             self.pairs[pair] += sign * count
             if sign > 0:
                 self._words_with[pair].add(place)

@@ -1,7 +1,7 @@
-"""A whole tokenizer whose vocabulary the readable reference has learnt; words are cut from the text as the library does.
+"""A whole tokenizer whose vocabulary the readable reference has learnt, of words that are cut as the library cuts them.
 
-Knows how learnt units become a tokenizer.json. Seconds grow with the number of different words times the vocabulary: for
-a few hundred thousand characters and a few thousand entries.
+Knows how learnt units become a tokenizer.json. Seconds grow with the number of different words times the vocabulary:
+for a few hundred thousand characters and a few thousand entries.
 """
 
 from collections import Counter
