@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from handscroll.model.position import AlibiOptions, DynamicAlibiOptions
-from handscroll.recipes.documents import document_rows
 from handscroll.recipes.extend import extend
 from handscroll.recipes.folders import load_folder
 from handscroll.recipes.reading import read_recipe
 from handscroll.recipes.train import prepare, train
-from handscroll.text import Tokenizer, read_texts
+from handscroll.text import Tokenizer
+from handscroll.training import PackedSource
 
 
 def weights(out: str | Path) -> dict[str, Any]:
@@ -141,20 +141,10 @@ def test_answers_are_learnt_from_messages(recipe: dict[str, Any], tmp_path: Path
 def test_epochs_are_whole_passes(epochs: float, window: int, recipe: dict[str, Any]) -> None:
     recipe["train"] |= {"steps": None, "epochs": epochs, "window": window}
     prepared = prepare(read_recipe(recipe))
-    tokens = sum(len(row.ids) for row in prepared.source.rows)
+    assert isinstance(prepared.source, PackedSource)
+    tokens = prepared.source.rows.lengths_N.sum()
     per_step = 4 * window
     assert tokens * epochs <= prepared.options.steps * per_step <= tokens * epochs + per_step * (1 + epochs)
-
-
-def test_documents_begin_and_end_as_the_tokenizer_says(corpus: Path) -> None:
-    tokenizer = Tokenizer.train(read_texts(corpus), 300)
-    assert tokenizer.bos_id is not None
-    assert tokenizer.opening_ids == []
-    [row] = document_rows([{"text": "fox"}], tokenizer, "causal_lm")
-    assert [*row.ids] == [*tokenizer.encode("fox"), tokenizer.eos_id]
-    tokenizer.config["add_bos_token"] = True
-    [row] = document_rows([{"text": "fox"}], tokenizer, "causal_lm")
-    assert [*row.ids] == [tokenizer.bos_id, *tokenizer.encode("fox"), tokenizer.eos_id]
 
 
 BAD_CORPORA = {
@@ -180,7 +170,7 @@ def test_a_bad_corpus_is_refused_before_anything_is_written(case: str, recipe: d
     ("changes", "says"),
     [
         (["data.files=missing.txt"], "missing.txt does not exist"),
-        (["objective=sft"], "row 1 is plain text, and sft learns answers"),
+        (["objective=sft"], r"corpus\.txt: a row of kind text, and sft learns from completion, messages"),
         (["train.window=64"], "train.window=64 is more than the model's window, 32"),
         (["tokenizer.vocab_size=100"], "vocab_size is 100; it must be at least 263"),
     ],
@@ -196,7 +186,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 def test_a_conversation_without_an_answer_is_named(recipe: dict[str, Any], tmp_path: Path) -> None:
     chats = tmp_path / "chats.jsonl"
     chats.write_text(json.dumps({"messages": [{"role": "user", "content": "Who jumps over it?" * 9}]}) + "\n")
-    with pytest.raises(ValueError, match="row 1: the assistant says nothing"):
+    with pytest.raises(ValueError, match=r"chats\.jsonl:1: the assistant says nothing"):
         train(recipe, overrides=["objective=sft", f"data.files={chats}"])
 
 

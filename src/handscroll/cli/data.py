@@ -1,23 +1,26 @@
-"""`handscroll data`: text to train and measure on."""
+"""`handscroll data`: text to train and measure on, made and looked at."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from handscroll.cli.commands import DottedCommand, comma_list, dotted
-from handscroll.cli.display import console, print_json, showing
+from handscroll.cli.display import console, follow, print_json, showing
 from handscroll.recipes.events import Advance
 
-app = typer.Typer(help="Make text to train and measure on.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(help="Make text to train and measure on, and look at it.", no_args_is_help=True)
 
 
 @app.callback()
 def group() -> None:
-    """Make text to train and measure on."""
+    """Make text to train and measure on, and look at it."""
 
 
 @app.command("chronicle")
@@ -170,3 +173,104 @@ def tasks(
         print_json({"out": str(out), "task": task, "rows": count, "tokens": tokens, "languages": list(languages)})
         return
     people.print(f"{out}: {count:,} rows of {task}, each with a context of up to {tokens:,} tokens")
+
+
+@app.command("inspect")
+def inspect(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="txt, md, jsonl, json, csv and parquet files, with or without .gz, and folders of them.",
+            metavar="FILE...",
+        ),
+    ],
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a model, or of a tokenizer: rows are shown and counted as that model sees them.",
+            show_default=False,
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="sft or causal_lm: what of a row is learnt, and which rows are refused. By itself: texts whole, of "
+            "chats and completions the answers, and pairs of answers are shown.",
+            show_default=False,
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(help="How many rows are shown, from the first on.")] = 3,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Count and name bad rows and go on, where the first one is an error.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows and counts as JSON, and only that.")] = False,
+) -> None:
+    """Show rows as a model sees them, with what of them is learnt, and count all of them.
+
+    What a row is, its columns say: text; messages; prompt and completion; prompt, chosen and rejected;
+    instruction, input and output (Alpaca); conversations (ShareGPT). The chat template is applied and control tokens
+    are visible. What is learnt is coloured on a terminal, and stands in ⟦ ⟧ elsewhere.
+
+    Examples:
+
+    \b
+      handscroll data inspect chats.jsonl --tokenizer quickstart/model
+      handscroll data inspect books/ --tokenizer quickstart/model --objective causal_lm --rows 1
+      handscroll data inspect crawl.jsonl.gz --skip-bad --json
+    """
+    if rows < 0:
+        raise ValueError(f"--rows {rows}: it must be at least 0")
+    people = console(as_json)
+    from handscroll.recipes.documents import LEARNS
+    from handscroll.recipes.inspection import inspect as run
+    from handscroll.text import Corpus, Skipped, Tokenizer
+
+    if objective is not None and objective not in LEARNS:
+        raise ValueError(f"--objective {objective}: known are {', '.join(LEARNS)}")
+    if objective is not None and tokenizer is None:
+        raise ValueError(f"--objective {objective} says which tokens are learnt: give --tokenizer, a model's folder")
+    loaded = Tokenizer.load(tokenizer) if tokenizer is not None else None
+    finished = follow(people, run(Corpus(files, Skipped() if skip_bad else None), loaded, objective, rows))
+    assert finished is not None
+    if as_json:
+        print_json(finished.result)
+        return
+    print_rows(people, finished.result["shown"])
+    people.print(summary(finished.result))
+
+
+def print_rows(target: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as they are, what is learnt marked: by colour on a terminal, else by brackets."""
+    from rich.text import Text
+
+    for row in rows:
+        size = f", {row['tokens']:,} tokens, {row['supervised_tokens']:,} learnt" if "tokens" in row else ""
+        target.print(f"{row['place']}: {row['kind']}{size}", style="bold")
+        for view in row["views"]:
+            text = Text()
+            for piece in view:
+                # Whatever a file holds, it moves no cursor and sets no colour.
+                shown = piece["text"].replace("\x1b", "\u241b")
+                if piece["supervised"] and not target.is_terminal:
+                    shown = f"\u27e6{shown}\u27e7"
+                text.append(shown, "green underline" if piece["supervised"] else "")
+            target.print(text)
+        target.print()
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """Rows by kind, tokens and the longest row, in a few lines."""
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in result["kinds"].items())
+    unit = "tokens" if "tokens" in result else "characters"
+    lines = [f"{result['rows']:,} rows: {kinds}"]
+    if unit == "tokens":
+        share = result["supervised_tokens"] / max(1, result["tokens"])
+        lines.append(f"{result['tokens']:,} tokens, {result['supervised_tokens']:,} of them learnt ({share:.0%})")
+    else:
+        lines.append(f"{result['characters']:,} characters; --tokenizer MODEL counts and shows tokens")
+    lines.append(f"longest row: {result['longest'][unit]:,} {unit}, {result['longest']['place']}")
+    skipped = result["skipped"]
+    if skipped["count"]:
+        lines.append(f"{skipped['count']:,} bad rows left out, the first of them:")
+        lines.extend(f"  {line}" for line in skipped["first"])
+    return "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from handscroll.cli.display import console, print_json, showing
-from handscroll.recipes.events import step_event
+from handscroll.recipes.events import Advance, Said, step_event
 
 
 def train(
@@ -27,6 +27,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in the recipe's out, to the same result.")
     ] = False,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Count and name bad rows of the data and go on; data.skip_bad: true."),
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print the last step and where the model is as JSON, and only that, on stdout."),
@@ -41,7 +45,8 @@ def train(
                window, qkv_bias, tied, rope_theta; or from: a folder or hub id,
                with stretch: method and to, for a longer window
     tokenizer  vocab_size, han (merged, isolated); or from: a folder or hub id
-    data       files: txt, md, jsonl (text or messages), and folders of them
+    data       files: txt, md, jsonl, json, csv, parquet, and folders of them;
+               or mix, a list of parts with files and weight; skip_bad
     objective  causal_lm (every next token) or sft (what the assistant says); {name: sft, crossbatch: [1]} with options
     optimizer  name (adamw, muon), learning_rate, ...
     schedule   name (constant, cosine, wsd), warmup in steps, ...
@@ -61,11 +66,19 @@ def train(
     from handscroll.recipes.train import LOG, MODEL
     from handscroll.recipes.train import train as run
 
-    checked = read_recipe(recipe, changes or ())
+    overrides = [*(changes or ()), *(["data.skip_bad=true"] if skip_bad else [])]
+    checked = read_recipe(recipe, overrides)
     out = Path(checked.out)
     with showing(people) as display:
-        display.say(f"reading {', '.join(checked.data.files)}")
-        for progress in run(checked, resume=resume):
+        display.say(f"reading {', '.join(file for part in checked.data.parts for file in part.files)}")
+
+        def watch(event: Advance | Said) -> None:
+            if isinstance(event, Advance):
+                display.advance(event)
+            else:
+                display.say(event.text)
+
+        for progress in run(checked, resume=resume, watch=watch):
             display.advance(step_event(progress))
     last = json.loads((out / LOG).read_text(encoding="utf-8").splitlines()[-1])
     if as_json:

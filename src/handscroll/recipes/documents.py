@@ -1,53 +1,126 @@
-"""From rows of a corpus to token rows: what a document begins and ends with, and what of it is learnt.
+"""From rows of a corpus to token rows, one by one: what a document begins and ends with, and what of it is learnt.
 
-Knows tokenizers and objectives' names. Leaves files to `text/formats.py` and windows to the training room.
+Knows tokenizers and objectives' names. Leaves files to `text/corpus.py` and windows to the training room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 
-from handscroll.text import Row, Tokenizer, chat_tokens
+import numpy as np
+
+from handscroll.text import Corpus, Located, Row, Tokenizer, chat_tokens, kind_of
 from handscroll.training import TokenRow
 
+# Characters that are encoded together: enough to keep all cores busy, few beside a training run's memory.
+BATCH = 1 << 19
+# A longer text is encoded in pieces.
+PIECE = 1 << 17
+# Where a text can be cut without changing a token: every tokenizer that splits words from line ends cuts there, too.
+LINE_START = re.compile(r"\n(?=\S)")
+LEARNS = {
+    "causal_lm": "text, completion, messages".split(", "),
+    "sft": "completion, messages".split(", "),
+}
+WAY_OUT = {
+    "text": "give messages or prompt and completion, or objective: causal_lm",
+    "preference": "no objective learns from pairs yet; give messages, or leave these rows out",
+}
 
-def document_rows(rows: Sequence[Row], tokenizer: Tokenizer, objective: str) -> list[TokenRow]:
-    """One token row per text (opened as the tokenizer says, closed by its end token) or conversation.
 
-    Under "sft" the mask of a conversation comes with it. Raises ValueError for a conversation that the chat template
-    refuses, and under "sft" for a text, and for a conversation in which the assistant says nothing.
+def token_rows(
+    corpus: Corpus, tokenizer: Tokenizer, objective: str, watch: Callable[[], None] = lambda: None
+) -> Iterator[TokenRow]:
+    """One token row per row of the corpus, in order; `watch` is called now and then as the corpus is read.
+
+    Texts are opened as the tokenizer says and closed by its end token. Under "sft" completions and conversations come
+    with their mask. A row that can't be learnt is an error that names its place, or is counted where the corpus skips
+    bad rows: one of another kind than the objective learns from, one that the chat template refuses, and under "sft"
+    one in which nothing is learnt. Raises ValueError if no row is left.
     """
-    texts = [row["text"] for row in rows if "text" in row]
+    is_empty = True
+    for batch in batches(corpus):
+        for _, row in tokenised(batch, tokenizer, objective, corpus.fail):
+            is_empty = False
+            yield row
+        watch()
+    if is_empty:
+        corpus.nothing(f"row that {objective} learns from")
+
+
+def batches(corpus: Corpus) -> Iterator[list[Located]]:
+    """The rows in groups of about `BATCH` characters of text; other rows count as much as a short text."""
+    batch: list[Located] = []
+    size = 0
+    for located in corpus:
+        batch.append(located)
+        size += len(located.row.get("text", "")) + 1024
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def tokenised(
+    batch: Sequence[Located], tokenizer: Tokenizer, objective: str, fail: Callable[[str, ValueError], None]
+) -> Iterator[tuple[Located, TokenRow]]:
+    """The rows with their tokens; `fail` takes place and mistake of one that can't be learnt, which is left out."""
+    texts = iter(_encoded([located.row["text"] for located in batch if _is_learnt_text(located, objective)], tokenizer))
+    for located in batch:
+        try:
+            ids = next(texts) if _is_learnt_text(located, objective) else None
+            row = _token_row(located.row, ids, tokenizer, objective)
+        except ValueError as error:
+            fail(located.place, error)
+        else:
+            yield located, row
+
+
+def _is_learnt_text(located: Located, objective: str) -> bool:
+    return "text" in located.row and "text" in LEARNS[objective]
+
+
+def _encoded(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """The ids of each text, all encoded together."""
+    pieces = [_pieces(text) for text in texts]
+    encoded = iter(tokenizer.encode_batch([piece for each in pieces for piece in each]))
+    return [[token for _ in each for token in next(encoded)] for each in pieces]
+
+
+def _pieces(text: str) -> list[str]:
+    """The text, cut at line starts so that the encoder's own notes on it stay small."""
+    pieces, start = [], 0
+    while len(text) - start > PIECE and (found := LINE_START.search(text, start + PIECE - 1)):
+        pieces.append(text[start : found.end()])
+        start = found.end()
+    return [*pieces, text[start:]]
+
+
+def _token_row(row: Row, ids: list[int] | None, tokenizer: Tokenizer, objective: str) -> TokenRow:
+    kind = kind_of(row)
+    if kind not in LEARNS[objective]:
+        known = ", ".join(LEARNS[objective])
+        raise ValueError(f"a row of kind {kind}, and {objective} learns from {known}: {WAY_OUT[kind]}")
     begin, end = tokenizer.opening_ids, [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    encoded = iter(tokenizer.encode_batch(texts))
-    return [
-        _conversation(number, row, tokenizer, objective)
-        if "messages" in row
-        else _text(number, begin + next(encoded) + end, objective)
-        for number, row in enumerate(rows, 1)
-    ]
-
-
-def spoken(row: Row) -> str:
-    """The text of a row; of a conversation the contents, a line each."""
-    if "text" in row:
-        return str(row["text"])
-    return "\n".join(message["content"] for message in row["messages"] if isinstance(message["content"], str))
-
-
-def _text(number: int, ids: list[int], objective: str) -> TokenRow:
-    if objective == "sft":
-        raise ValueError(f"row {number} is plain text, and sft learns answers: give messages, or objective: causal_lm")
-    return TokenRow(ids)
-
-
-def _conversation(number: int, row: Row, tokenizer: Tokenizer, objective: str) -> TokenRow:
-    try:
-        ids, mask = chat_tokens(tokenizer, row["messages"])
-    except ValueError as error:
-        raise ValueError(f"row {number}: {error}") from error
+    if ids is not None:
+        return TokenRow(np.array([*begin, *ids, *end], dtype=np.int64))
+    if kind == "completion":
+        tokens, mask = completion_tokens(row, tokenizer)
+    else:
+        tokens, mask = chat_tokens(tokenizer, row["messages"], given=row.get("given", 0))
     if objective != "sft":
-        return TokenRow(ids)
+        return TokenRow(np.array(tokens, dtype=np.int64))
     if not any(mask[1:]):
-        raise ValueError(f"row {number}: the assistant says nothing in this conversation: leave it out for sft")
-    return TokenRow(ids, [bool(value) for value in mask])
+        raise ValueError("the assistant says nothing in this conversation: leave it out for sft")
+    return TokenRow(np.array(tokens, dtype=np.int64), np.array(mask, dtype=bool))
+
+
+def completion_tokens(row: Row, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """A prompt and its completion as one text, the mask over what completes it, end token included."""
+    begin, end = tokenizer.opening_ids, [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    ids, offsets = tokenizer.encode_with_offsets(row["prompt"] + row["completion"])
+    border = len(row["prompt"])
+    mask = [int(last > border) for _, last in offsets]
+    return [*begin, *ids, *end], [0] * len(begin) + mask + [1] * len(end)

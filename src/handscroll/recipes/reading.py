@@ -9,7 +9,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -110,8 +110,15 @@ def _place(loc: Sequence[int | str]) -> tuple[list[str], type[BaseModel]]:
 
 def _inside(section: type[BaseModel], key: str) -> type[BaseModel] | None:
     field = section.model_fields.get(key)
-    kind = field.annotation if field is not None else None
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    found = _sections(field.annotation) if field is not None else []
+    return found[0] if len(found) == 1 else None
+
+
+def _sections(kind: Any) -> list[type[BaseModel]]:
+    """The sections that a key may hold: itself, one of several, or those of a list."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [section for inner in get_args(kind) for section in _sections(inner)]
 
 
 def _worded(kind: str, place: str, given: Any, limits: Mapping[str, Any], section: type[BaseModel]) -> str:

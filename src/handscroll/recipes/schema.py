@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 
 from handscroll.model import ModelConfig, RopeOptions
 from handscroll.model.families import family_for
@@ -125,17 +125,39 @@ class NewTokenizer(Section):
         return self
 
 
+def _several(value: Any) -> Any:
+    if value == []:
+        raise ValueError("no file is named: give at least one")
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+Files = Annotated[tuple[str, ...], BeforeValidator(_several)]
+
+
+class Part(Section):
+    """A part of a mixture: of all windows that are drawn its share is `weight`, divided by the sum of weights."""
+
+    files: Files
+    weight: float = Field(1.0, gt=0)
+
+
 class Data(Section):
-    """txt, md and jsonl files, and folders of them; a path is relative to where the command is run."""
+    """Files, and folders of them, or a mixture of such parts; a path is relative to where the command is run."""
 
-    files: tuple[str, ...]
+    files: Files | None = None
+    mix: Annotated[tuple[Part, ...], Field(min_length=1)] | None = None
+    skip_bad: bool = False
 
-    @field_validator("files", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        if value == []:
-            raise ValueError("no file is named: give at least one")
-        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Data:
+        if (self.files is None) == (self.mix is None):
+            given = "neither is" if self.files is None else "both are"
+            raise ValueError(f"{given} given: say files, or mix, a list of parts with files and weight")
+        return self
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return self.mix if self.mix is not None else (Part(files=self.files or (), weight=1.0),)
 
 
 class SkipPositions(Section):

@@ -1,8 +1,8 @@
 """A whole training run from a recipe: rows, tokenizer, model, source, training, a Hugging Face folder.
 
 What it writes to the recipe's `out`: `recipe.yaml` (with every default), `log.jsonl` and checkpoints `step-NNNNNN`
-(the training room's), `tokenizer/` where it learnt one, and at the end `model/`. Everything is checked before the first
-of these is written.
+(the training room's), `tokens/` (the corpus as the model is given it), `tokenizer/` where it learnt one, and at the end
+`model/`. What is wrong with recipe or data is said before any of these is left.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from handscroll.model import ModelConfig, Transformer
 from handscroll.model.checkpoint import load_model, read_config, replacing, resolve
 from handscroll.model.footprint import require, training_bytes
 from handscroll.model.stretching import with_config
-from handscroll.recipes.documents import document_rows, spoken
+from handscroll.recipes.data import Watch, check_enough, clearing, read_data, read_plainly, unwatched
 from handscroll.recipes.folders import allow_length, check_vocabulary, read_stretched, save_folder
 from handscroll.recipes.output import check_writable
 from handscroll.recipes.reading import Source as RecipeSource
 from handscroll.recipes.reading import read_recipe, to_yaml
 from handscroll.recipes.schema import FromFolder, FromModel, NewModel, NewTokenizer, Recipe, options_of
-from handscroll.text import Row, Tokenizer, pack, read_rows
+from handscroll.text import Tokenizer
 from handscroll.training import (
     OBJECTIVES,
     OPTIMIZERS,
     SCHEDULES,
+    MixedSource,
     Objective,
     PackedSource,
     Progress,
     SkippedPositions,
-    TokenRow,
     TrainOptions,
 )
 from handscroll.training import train as train_model
 from handscroll.training.log import LOG_NAME
 
 RECIPE, LOG, TOKENIZER, MODEL = "recipe.yaml", LOG_NAME, "tokenizer", "model"
+TOKENS = "tokens"
 
 
 class Prepared(NamedTuple):
@@ -49,16 +50,21 @@ class Prepared(NamedTuple):
 
     model: Transformer
     tokenizer: Tokenizer
-    source: PackedSource
+    source: PackedSource | MixedSource
     options: TrainOptions
 
 
 def train(
-    recipe: RecipeSource, *, overrides: Sequence[str] = (), resume: bool = False, model_folder: Path | None = None
+    recipe: RecipeSource,
+    *,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    model_folder: Path | None = None,
+    watch: Watch = unwatched,
 ) -> Iterator[Progress]:
     """Runs a recipe (a path, a mapping or a `Recipe`); yields after every step and leaves a model in `out`.
 
-    `model_folder` is where the model goes instead of `model/` in `out`.
+    `model_folder` is where the model goes instead of `model/` in `out`; `watch` hears how far reading the data is.
     Reads and checks at once, trains while it is iterated. With `resume` it goes on from the newest checkpoint to the
     same bits as an uninterrupted run. Raises ValueError for a mistake in the recipe or its data, for a run that can't
     fit into memory, and for an `out` that holds another run.
@@ -68,10 +74,11 @@ def train(
     check_writable(out)
     if resume:
         _check_same(checked, out)
-    prepared = prepare(checked, out if resume else None)
-    objective = _objective(checked, prepared.tokenizer)
-    # Of no rows at all: the options alone may not fit the model.
-    objective.prepare({"model": prepared.model}, (), torch.Generator())
+    with clearing(out):
+        prepared = prepare(checked, out if resume else None, out / TOKENS, watch)
+        objective = _objective(checked, prepared.tokenizer)
+        # Of no rows at all: the options alone may not fit the model.
+        objective.prepare({"model": prepared.model}, (), torch.Generator())
     steps = train_model({"model": prepared.model}, objective, prepared.source, prepared.options, out, resume=resume)
     return _run(checked, prepared, steps, model_folder or out / MODEL)
 
@@ -83,18 +90,16 @@ def _objective(recipe: Recipe, tokenizer: Tokenizer) -> Objective:
     return objective if skip is None else SkippedPositions(objective, skip.to, skip.chunks)
 
 
-def prepare(recipe: Recipe, earlier: Path | None = None) -> Prepared:
-    """Reads what the recipe names. `earlier` is the folder of the run that is resumed: its tokenizer is taken again."""
-    rows = read_rows(recipe.data.files)
-    tokenizer = _tokenizer(recipe, rows, earlier)
+def prepare(
+    recipe: Recipe, earlier: Path | None = None, tokens: Path | None = None, watch: Watch = unwatched
+) -> Prepared:
+    """Reads what the recipe names. `earlier` is the folder of the run that is resumed: its tokenizer is taken again.
+
+    `tokens` is the folder that the corpus's tokens are written to and read from; without one they are held in memory.
+    """
+    tokenizer = _tokenizer(recipe, earlier, watch)
     config = _config(recipe, tokenizer)
     window = _window(recipe, config)
-    documents = document_rows(rows, tokenizer, recipe.objective.name)
-    tokens = sum(len(row.ids) for row in documents)
-    if tokens < window:
-        raise ValueError(
-            f"the corpus has {tokens} tokens, fewer than one window of {window}: give more text, or a smaller window"
-        )
     how = recipe.train
     windows_per_batch = how.windows_per_step // how.micro_batches
     needed = training_bytes(
@@ -105,9 +110,13 @@ def prepare(recipe: Recipe, earlier: Path | None = None) -> Prepared:
         logits_at_once=CHUNK,
     )
     require(needed.total, f"training ({needed.describe()})")
-    source = PackedSource(documents, window, windows_per_batch, how.seed, how.micro_batches)
+    data = read_data(recipe.data, tokenizer, recipe.objective.name, tokens, watch)
+    check_enough(data, window)
+    sources = [PackedSource(rows, window, windows_per_batch, how.seed, how.micro_batches) for rows in data]
+    weights = [part.weight for part in recipe.data.parts]
+    source = sources[0] if len(sources) == 1 else MixedSource(sources, weights, how.seed)
     options = TrainOptions(
-        steps=how.steps or _steps(how.epochs or 1, documents, window, how.windows_per_step, how.seed),
+        steps=how.steps or _steps(how.epochs or 1, sources, how.windows_per_step),
         seed=how.seed,
         accumulation=how.micro_batches,
         optimizer=options_of(recipe.optimizer, OPTIMIZERS[recipe.optimizer.name]),
@@ -131,8 +140,8 @@ def _run(recipe: Recipe, prepared: Prepared, steps: Iterator[Progress], model_fo
     save_folder(prepared.model, prepared.tokenizer, model_folder)
 
 
-def _tokenizer(recipe: Recipe, rows: Sequence[Row], earlier: Path | None) -> Tokenizer:
-    """The one that is named, else the model's own, else one that is learnt from the rows (or was, before)."""
+def _tokenizer(recipe: Recipe, earlier: Path | None, watch: Watch) -> Tokenizer:
+    """The one that is named, else the model's own, else one that is learnt from the data (or was, before)."""
     if isinstance(recipe.tokenizer, FromFolder):
         return Tokenizer.load(resolve(recipe.tokenizer.source))
     if isinstance(recipe.model, FromModel):
@@ -145,7 +154,8 @@ def _tokenizer(recipe: Recipe, rows: Sequence[Row], earlier: Path | None) -> Tok
     if earlier is not None and (earlier / TOKENIZER).is_dir():
         return Tokenizer.load(earlier / TOKENIZER)
     options = recipe.tokenizer or NewTokenizer()
-    return Tokenizer.train((spoken(row) for row in rows), options.vocab_size, kind=options.kind, han=options.han)
+    texts = read_plainly(recipe.data, watch)
+    return Tokenizer.train(texts, options.vocab_size, kind=options.kind, han=options.han)
 
 
 def _learns_tokenizer(recipe: Recipe) -> bool:
@@ -188,13 +198,13 @@ def _window(recipe: Recipe, config: ModelConfig) -> int:
     return window
 
 
-def _steps(epochs: float, documents: Sequence[TokenRow], window: int, windows_per_step: int, seed: int) -> int:
-    """Steps that pass over the data `epochs` times, the last one rounded up."""
-    lengths = [len(row.ids) for row in documents]
+def _steps(epochs: float, sources: Sequence[PackedSource], windows_per_step: int) -> int:
+    """Steps that draw as many windows as `epochs` passes over all the data have, the last one rounded up."""
     whole, rest = divmod(epochs, 1)
-    windows = sum(len(pack(lengths, window, seed, epoch)) for epoch in range(int(whole)))
-    if rest:
-        windows += math.ceil(rest * len(pack(lengths, window, seed, int(whole))))
+    windows = 0
+    for source in sources:
+        counts = [source.packed(epoch) for epoch in range(math.ceil(epochs))]
+        windows += sum(counts[: int(whole)]) + (math.ceil(rest * counts[-1]) if rest else 0)
     return math.ceil(windows / windows_per_step)
 
 

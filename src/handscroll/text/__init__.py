@@ -10,7 +10,9 @@ What it is for
     pieces.py      a text as its tokens, to look at
     templates.py   jinja chat templates in a sandbox, with the places of what the assistant said
     chat.py        a conversation as ids and a mask
-    formats.py     txt, md and jsonl files as rows
+    formats.py     txt, md, jsonl, json, csv and parquet files as records, one by one
+    columns.py     TRL's, Alpaca's and ShareGPT's columns as rows of four kinds
+    corpus.py      the rows of files and folders, each with its place; bad ones named or counted
     packing.py     which rows share a window, as a pure function of (lengths, window, seed, epoch)
     chronicle/     a bilingual synthetic world with exact ground truth, for any length and seed
     tasks/         long-context tasks over it and beside it: needles, pairs, chains, counts, RULER by name
@@ -24,14 +26,14 @@ Contracts
     - A user's mistake is a ValueError that names the file, the value, the allowed values and the way out.
     - This room imports nothing else of the project, and no torch.
 
-A further file format is a branch of `formats.iterate_rows`, six lines:
+A further file format is a function of `formats.py` that yields numbered records, and one entry of `READERS`:
 
-    ROW_SUFFIXES = (".jsonl", ".csv")
+    def _read_tsv(file: Path, stream: IO[bytes]) -> Iterator[Numbered]:
+        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        for number, record in enumerate(csv.DictReader(lines, delimiter="\\t"), 2):
+            yield Numbered(number, record)
 
-    if file.suffix.lower() == ".csv":
-        for number, row in enumerate(csv.DictReader(io.StringIO(text)), 2):
-            yield _checked(f"{file}:{number}", row)
-        return
+A further layout of columns is one entry of `columns.LAYOUTS`.
 
 A further relation of the chronicle is one entry of `chronicle.RELATIONS`; see there. A further task is one
 entry of `tasks.TASKS`.
@@ -39,7 +41,8 @@ entry of `tasks.TASKS`.
 
 from handscroll.text.backends import Encoding
 from handscroll.text.chat import DEFAULT_CHAT_TEMPLATE, ChatTokens, Rendered, chat_tokens, render
-from handscroll.text.formats import Row, iterate_rows, read_rows, read_texts
+from handscroll.text.columns import Row, kind_of, row_text
+from handscroll.text.corpus import Corpus, Located, Skipped, read_rows, read_texts
 from handscroll.text.packing import Packed, Plan, Segment, assemble, gather, pack
 from handscroll.text.streaming import StreamDecoder
 from handscroll.text.tokenizer import Tokenizer
@@ -47,20 +50,24 @@ from handscroll.text.tokenizer import Tokenizer
 __all__ = [
     "DEFAULT_CHAT_TEMPLATE",
     "ChatTokens",
+    "Corpus",
     "Encoding",
+    "Located",
     "Packed",
     "Plan",
     "Rendered",
     "Row",
     "Segment",
+    "Skipped",
     "StreamDecoder",
     "Tokenizer",
     "assemble",
     "chat_tokens",
     "gather",
-    "iterate_rows",
+    "kind_of",
     "pack",
     "read_rows",
     "read_texts",
     "render",
+    "row_text",
 ]

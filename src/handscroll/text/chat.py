@@ -31,8 +31,12 @@ class ChatTokens(NamedTuple):
     mask: list[int]
 
 
-def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = False) -> ChatTokens:
+def chat_tokens(
+    tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = False, *, given: int = 0
+) -> ChatTokens:
     """Ids and assistant mask of a conversation under the tokenizer's own template.
+
+    The first `given` messages are only read: what the assistant says in them is not marked.
 
     Control tokens are taken from the template only. Inside the messages every name of one is broken up by a guard
     character before rendering, and the guards are taken out again after the text was cut at the names that are still
@@ -61,6 +65,11 @@ def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message], add_generatio
     spoken = bytearray(len(text))
     for start, end in spans:
         spoken[start:end] = b"\x01" * (end - start)
+    if given:
+        before = rendering(guarded[:given], False).text
+        if not text.startswith(before):
+            raise ValueError("the chat template rewrites the prompt once an answer follows: give the row as messages")
+        spoken[: len(before)] = bytes(len(before))
     return ChatTokens(ids, [int(1 in spoken[start:end]) for start, end in offsets])
 
 

@@ -1,39 +1,43 @@
-"""Reads corpora: txt, md and jsonl files, and folders of them, as rows {"text": ...} or {"messages": [...]}.
+"""Reads files of every format as numbered records, one by one, so that a file may be larger than memory.
 
-Knows files, encodings and columns, and says exactly what is wrong with a file that can't be used. The columns are
-those of TRL (https://huggingface.co/docs/trl/dataset_formats); a row's kind is seen from its columns. Leaves to
-others what is done with rows.
+txt, md     the text; of a long file pieces that end where lines do
+jsonl       one object a line
+json        a list of objects, one object, or lines as in jsonl; the only format that is held in memory whole
+csv         a header and rows
+parquet     rows; needs pyarrow
+
+Each may be compressed with gzip (`.jsonl.gz`). Knows files, encodings and compression, and says exactly
+what is wrong with a file that can't be read. A record that can't be read comes as the ValueError that says why, so that
+what follows it can still be read. Leaves columns to `columns.py`.
 """
 
+import csv
+import gzip
+import io
 import json
-from collections.abc import Iterable, Iterator
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
-TEXT_SUFFIXES = (".txt", ".md")
-ROW_SUFFIXES = (".jsonl",)
-SUFFIXES = TEXT_SUFFIXES + ROW_SUFFIXES
-COLUMNS = ("text", "messages")
+from handscroll.text.columns import COLUMNS
 
-Row = dict[str, Any]
-Paths = str | Path | Iterable[str | Path]
-
-
-def read_texts(paths: Paths) -> list[str]:
-    """The texts of all files, in order; of a conversation the contents, a line each."""
-    return [row["text"] if "text" in row else _spoken(row["messages"]) for row in read_rows(paths)]
+GZIP = ".gz"
+# A text file comes in pieces of at most so many bytes.
+LONGEST_TEXT = 1 << 26
+# Rows of parquet that are taken out of their columns together.
+PARQUET_BATCH = 256
+BOM = b"\xef\xbb\xbf"
+SPACE = re.compile(r"\s*")
 
 
-def read_rows(paths: Paths) -> list[Row]:
-    """The rows of all files, in order. A txt or md file is one row; blank rows are left out.
+class Numbered(NamedTuple):
+    """A record with its line in the file, or its row in a parquet file; a text has none (0)."""
 
-    Raises ValueError for anything that can't be read, and when no text is left at all.
-    """
-    files = find_files([paths] if isinstance(paths, str | Path) else paths)
-    rows = [row for file in files for row in iterate_rows(file)]
-    if not rows:
-        raise ValueError(f"the corpus is empty: no text in {', '.join(map(str, files))}. Give files that hold text.")
-    return rows
+    number: int
+    content: dict[str, Any] | ValueError
 
 
 def find_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -41,95 +45,209 @@ def find_files(paths: Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = (file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix.lower() in SUFFIXES)
+            inside = (file for file in sorted(path.rglob("*")) if file.is_file() and suffix_of(file) in READERS)
             found = [file for file in inside if not any(p.startswith(".") for p in file.relative_to(path).parts)]
             if not found:
-                raise ValueError(
-                    f"the folder {path} holds no corpus; put files in it that end in {', '.join(SUFFIXES)}"
-                )
+                raise ValueError(f"the folder {path} holds no corpus; put files in it that end in {SUFFIXES}")
             files.extend(found)
         elif not path.exists():
-            raise ValueError(f"{path} does not exist. Check the path; a file must end in {', '.join(SUFFIXES)}.")
-        elif path.suffix.lower() not in SUFFIXES:
-            raise ValueError(
-                f"{path} ends in {path.suffix or 'nothing'!r}; known are {', '.join(SUFFIXES)}. Convert it."
-            )
+            raise ValueError(f"{path} does not exist. Check the path; a file must end in {SUFFIXES}.")
+        elif suffix_of(path) not in READERS:
+            raise ValueError(f"{path} ends in {path.suffix or 'nothing'!r}; known are {SUFFIXES}. Convert it.")
         else:
             files.append(path)
     if not files:
-        raise ValueError(f"no corpus is given. Name at least one file that ends in {', '.join(SUFFIXES)}, or a folder.")
+        raise ValueError(f"no corpus is given. Name at least one file that ends in {SUFFIXES}, or a folder.")
     return files
 
 
-def iterate_rows(file: Path) -> Iterator[Row]:
-    """The rows of one file, one by one."""
+def suffix_of(file: Path) -> str:
+    """`.jsonl` of a.jsonl and of a.JSONL.gz."""
+    return Path(file.name.lower().removesuffix(GZIP)).suffix
+
+
+def read_records(file: Path, raw: IO[bytes]) -> Iterator[Numbered]:
+    """The records of an open file. `raw.tell()` says how far it was read. Raises ValueError where it can't go on."""
+    is_compressed = file.suffix.lower() == GZIP
+    stream: Any = gzip.GzipFile(fileobj=raw) if is_compressed else raw
     try:
-        content = file.read_bytes()
+        yield from READERS[suffix_of(file)](file, stream)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{file} is no whole gzip file ({error}): fetch or compress it again") from error
     except OSError as error:
-        raise ValueError(f"{file} can't be read: {error.strerror}. Check its permissions.") from error
-    text = _decode(file, content)
-    if file.suffix.lower() in TEXT_SUFFIXES:
-        if text.strip():
-            yield {"text": text}
-        return
-    # Not splitlines: JSON strings may hold line separators such as U+2028 as they are.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            place = f"{file}:{number}"
-            row = _checked(place, _parse(place, line))
-            if "messages" in row or row["text"].strip():
-                yield row
+        raise ValueError(f"{file} can't be read: {error.strerror or error}. Check its permissions.") from error
 
 
-def _decode(file: Path, content: bytes) -> str:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{file} is UTF-16; it must be UTF-8. Convert it: iconv -f UTF-16 -t UTF-8 {file}")
-    if (zero := content.find(0)) >= 0:
-        raise ValueError(f"{file} is a binary file (byte 0x00 at position {zero}); give plain text in UTF-8")
+def _read_text(file: Path, stream: IO[bytes]) -> Iterator[Numbered]:
+    rest, done, line = b"", 0, 1
+    while block := stream.read(LONGEST_TEXT - len(rest)):
+        content = rest + block
+        _refuse_utf16(file, content if not done else b"")
+        if (zero := content.find(0)) >= 0:
+            raise ValueError(f"{file} is a binary file (byte 0x00 at position {done + zero}); give plain text in UTF-8")
+        is_last = len(content) < LONGEST_TEXT
+        cut = len(content) if is_last else content.rfind(b"\n") + 1 or _between_characters(content)
+        text = _decoded(file, content[:cut], done, line)
+        # Whoever joins the pieces puts this line end back.
+        yield Numbered(0, {"text": text if is_last else text.removesuffix("\n")})
+        line += content.count(b"\n", 0, cut)
+        rest, done = content[cut:], done + cut
+    if rest:
+        yield Numbered(0, {"text": _decoded(file, rest, done, line)})
+
+
+def _between_characters(content: bytes) -> int:
+    """The end of the last character that is surely whole."""
+    cut = len(content) - 1
+    while cut > 1 and content[cut] & 0xC0 == 0x80:
+        cut -= 1
+    return cut
+
+
+def _decoded(file: Path, content: bytes, done: int, line: int) -> str:
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8" if done else "utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line += content.count(b"\n", 0, error.start)
         raise ValueError(
-            f"{file} is not UTF-8: byte 0x{content[error.start]:02x} at position {error.start} (line {line}). "
+            f"{file} is not UTF-8: byte 0x{content[error.start]:02x} at position {done + error.start} (line {line}). "
             f"Convert it, for older Chinese files with: iconv -f GB18030 -t UTF-8 {file}"
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _parse(place: str, line: str) -> Row:
+def _refuse_utf16(file: Path, content: bytes) -> None:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{file} is UTF-16; it must be UTF-8. Convert it: iconv -f UTF-16 -t UTF-8 {file}")
+
+
+def _read_jsonl(file: Path, stream: Iterable[bytes]) -> Iterator[Numbered]:
+    for number, line in enumerate(stream, 1):
+        if number == 1:
+            _refuse_utf16(file, line)
+            line = line.removeprefix(BOM)
+        if line := line.strip():
+            yield Numbered(number, _parsed(line))
+
+
+def _parsed(line: bytes) -> dict[str, Any] | ValueError:
     try:
-        row = json.loads(line)
+        record = json.loads(line.decode("utf-8"))
     except json.JSONDecodeError as error:
+        return ValueError(f"not valid JSON: {error.msg} at column {error.colno}; give one object a line")
+    except UnicodeDecodeError as error:
+        return ValueError(f"not UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line")
+    except RecursionError:
+        return ValueError("lists within lists, too deep to be read")
+    return _object(record, b"\\ud" in line or b"\\uD" in line)
+
+
+def _object(record: Any, may_be_halved: bool) -> dict[str, Any] | ValueError:
+    if isinstance(record, dict):
+        try:
+            if may_be_halved:
+                json.dumps(record, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            return ValueError(f"half of a character, {error.object[error.start]!r}, stands alone: write it as UTF-8")
+        return record
+    return ValueError(f"a {type(record).__name__}; each row must be an object with columns such as text or messages")
+
+
+def _read_json(file: Path, stream: IO[bytes]) -> Iterator[Numbered]:
+    content = stream.read()
+    _refuse_utf16(file, content)
+    text = _decoded(file, content, 0, 1)
+    may_be_halved = "\\ud" in text or "\\uD" in text
+    decoder, position, line, counted = json.JSONDecoder(), _skip(text, 0), 1, 0
+    if text[position : position + 1] != "[":
+        try:
+            record, end = decoder.raw_decode(text, position)
+        except json.JSONDecodeError:
+            end = 0
+        if end and _skip(text, end) == len(text):
+            yield Numbered(1, _object(record, may_be_halved))
+        else:
+            yield from _read_jsonl(file, io.BytesIO(content))
+        return
+    closing = "["
+    while closing != "]":
+        position = _skip(text, position + 1)
+        if closing == "[" and text[position : position + 1] == "]":
+            return
+        line, counted = line + text.count("\n", counted, position), position
+        try:
+            record, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}:{error.lineno}: not valid JSON: {error.msg} at column {error.colno}") from error
+        yield Numbered(line, _object(record, may_be_halved))
+        position = _skip(text, position)
+        closing = text[position : position + 1]
+        if closing not in (",", "]") or not closing:
+            line += text.count("\n", counted, position)
+            raise ValueError(f"{file}:{line}: not valid JSON: the list goes on with {closing!r}, or was cut off here")
+
+
+def _skip(text: str, position: int) -> int:
+    """Where the next character stands that is no white space."""
+    found = SPACE.match(text, position)
+    return found.end() if found else position
+
+
+def _read_csv(file: Path, stream: Iterable[bytes]) -> Iterator[Numbered]:
+    # Texts are longer than the 128 kB that the library allows by itself.
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    rows = csv.reader((line.decode("utf-8").removeprefix("\ufeff") for line in stream), strict=True)
+    header: list[str] | None = None
+    while True:
+        number = rows.line_num + 1
+        try:
+            fields = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Numbered(
+                number, ValueError(f"not valid csv: {error}; a text with quotes or line ends stands in quotes")
+            )
+            continue
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{file}:{rows.line_num + 1}: not UTF-8. Convert it: iconv -f GB18030 -t UTF-8 {file}"
+            ) from error
+        if header is None:
+            header = fields
+        elif len(fields) == len(header):
+            yield Numbered(number, dict(zip(header, fields, strict=True)))
+        elif fields:
+            names = ", ".join(header)
+            yield Numbered(number, ValueError(f"{len(fields)} values for the {len(header)} columns {names}"))
+
+
+def _read_parquet(file: Path, stream: IO[bytes]) -> Iterator[Numbered]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
         raise ValueError(
-            f"{place}: not valid JSON: {error.msg} at column {error.colno}; give one object a line"
-        ) from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{place}: a {type(row).__name__}; each line must be an object with {' or '.join(COLUMNS)}")
-    return row
+            f"{file}: reading parquet needs pyarrow. Install it: pip install 'handscroll[parquet]'"
+        ) from None
+    try:
+        opened = parquet.ParquetFile(stream)
+        known = [name for name in opened.schema_arrow.names if name in COLUMNS]
+        number = 0
+        for batch in opened.iter_batches(PARQUET_BATCH, columns=known or None):
+            for record in batch.to_pylist():
+                number += 1
+                yield Numbered(number, record)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{file} can't be read as parquet ({error}): fetch or write it again") from error
 
 
-def _checked(place: str, row: Row) -> Row:
-    """The row's one known column; others, such as an id, are left out."""
-    if "messages" in row:
-        return {"messages": _messages(place, row["messages"])}
-    if "text" in row:
-        if not isinstance(row["text"], str):
-            raise ValueError(f"{place}: text is {row['text']!r:.80}; it must be a string")
-        return {"text": row["text"]}
-    raise ValueError(
-        f"{place}: the columns are {', '.join(map(repr, row)) or 'none'}; known are {', '.join(COLUMNS)}. Rename one."
-    )
-
-
-def _messages(place: str, messages: Any) -> list[dict[str, Any]]:
-    if not isinstance(messages, list) or not messages:
-        raise ValueError(f"{place}: messages is {messages!r:.80}; it must be a list of at least one message")
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise ValueError(f"{place}: message {number} is {message!r:.80}; it must have 'role' and 'content'")
-    return messages
-
-
-def _spoken(messages: list[dict[str, Any]]) -> str:
-    return "\n".join(message["content"] for message in messages if isinstance(message["content"], str))
+READERS: dict[str, Callable[[Path, Any], Iterator[Numbered]]] = {
+    ".txt": _read_text,
+    ".md": _read_text,
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+SUFFIXES = f"{', '.join(READERS)}, with or without {GZIP}"

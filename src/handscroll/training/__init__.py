@@ -24,11 +24,13 @@ To add an objective:
 """
 
 from handscroll.training.batch import Batch, TokenRow, Window, collate
+from handscroll.training.mixture import MixedSource
 from handscroll.training.objectives import OBJECTIVES, SFT, CausalLM, Loss, Models, Objective, SkippedPositions, Term
 from handscroll.training.optimizers import OPTIMIZERS, AdamWOptions, MuonOptions, OptimizerOptions
 from handscroll.training.progress import Progress
 from handscroll.training.schedule import SCHEDULES, Constant, Cosine, Schedule, WarmupStableDecay
 from handscroll.training.sources import PackedSource, Source
+from handscroll.training.token_file import TokenFile
 from handscroll.training.trainer import Trainer, TrainOptions, train
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "Loss",
+    "MixedSource",
     "Models",
     "MuonOptions",
     "Objective",
@@ -52,6 +55,7 @@ __all__ = [
     "SkippedPositions",
     "Source",
     "Term",
+    "TokenFile",
     "TokenRow",
     "TrainOptions",
     "Trainer",

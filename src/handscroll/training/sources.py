@@ -15,8 +15,12 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from handscroll.text.packing import Segment, pack
+from handscroll.text.packing import pack
 from handscroll.training.batch import TokenRow, Window
+from handscroll.training.token_file import TokenFile
+from handscroll.training.token_rows import TokenList, TokenRows
+
+_Integers = NDArray[np.int64]
 
 
 class Source(Protocol):
@@ -32,6 +36,13 @@ class Identified(Protocol):
         """A short text that is equal exactly for sources that serve the same windows."""
 
 
+class Batched(Protocol):
+    """A source that serves a stream of windows in micro batches of one size."""
+
+    windows_per_batch: int
+    accumulation: int
+
+
 class PackedSource:
     """Documents packed into windows, in a new order every epoch, without a gap between epochs.
 
@@ -41,75 +52,88 @@ class PackedSource:
     `windows_per_batch` windows.
     """
 
-    def __init__(self, rows: Sequence[TokenRow], window: int, windows_per_batch: int, seed: int, accumulation: int = 1):
+    def __init__(
+        self,
+        rows: Sequence[TokenRow] | TokenFile,
+        window: int,
+        windows_per_batch: int,
+        seed: int,
+        accumulation: int = 1,
+    ):
         sizes = (("window", window, 2), ("windows_per_batch", windows_per_batch, 1), ("accumulation", accumulation, 1))
         for name, value, least in sizes:
             if value < least:
                 raise ValueError(f"{name}={value}: it must be at least {least}")
-        self.rows = [_as_arrays(row) for row in rows]
+        self.rows: TokenRows = rows if isinstance(rows, TokenFile) else TokenList(rows)
         self.window = window
         self.windows_per_batch = windows_per_batch
         self.seed = seed
         self.accumulation = accumulation
-        self._lengths = np.array([len(row.ids) for row in self.rows], dtype=np.int64)
-        if not len(rows) or self._lengths.max() < 2:
-            raise ValueError(f"none of {len(rows)} documents has 2 tokens or more: there is nothing to train on")
-        # A row without any answer is kept whole, so that the objective can refuse it instead of never seeing it.
-        self._masked = [row.supervised is not None and bool(row.supervised[1:].any()) for row in self.rows]
+        lengths_N = self.rows.lengths_N
+        if not len(lengths_N) or lengths_N.max() < 2:
+            raise ValueError(f"none of {len(lengths_N)} documents has 2 tokens or more: there is nothing to train on")
         # The number of each epoch's first window, as far as is known: only packing says how many an epoch has.
         self._epoch_starts = [0]
-        self._epoch: tuple[int, list[list[Segment]]] = (-1, [])
+        self._epoch: tuple[int, _Plan] | None = None
 
     def windows(self, step: int, micro: int) -> list[Window]:
-        if not 0 <= micro < self.accumulation:
-            raise ValueError(f"micro batch {micro} of a source that was made for accumulation={self.accumulation}")
-        first = (step * self.accumulation + micro) * self.windows_per_batch
-        return [self._window(number) for number in range(first, first + self.windows_per_batch)]
+        return [self.numbered(number) for number in numbers(self, step, micro)]
 
-    def identity(self) -> str:
-        options = [self.window, self.windows_per_batch, self.seed, self.accumulation]
-        digest = hashlib.sha256(json.dumps(options).encode())
-        digest.update(self._lengths.tobytes())
-        for row in self.rows:
-            digest.update(row.ids.tobytes())
-            digest.update(b"-" if row.supervised is None else row.supervised.tobytes())
-        return digest.hexdigest()[:16]
-
-    def _window(self, number: int) -> Window:
+    def numbered(self, number: int) -> Window:
+        """The window `number` (0-based) of the endless stream of epochs. Pure."""
         while number >= self._epoch_starts[-1]:
             self._epoch_starts.append(self._epoch_starts[-1] + len(self._plan(len(self._epoch_starts) - 1)))
         epoch = bisect.bisect_right(self._epoch_starts, number) - 1
-        segments = self._plan(epoch)[number - self._epoch_starts[epoch]]
-        return [self._slice(segment) for segment in segments]
+        plan, place = self._plan(epoch), number - self._epoch_starts[epoch]
+        segments = range(plan.bounds[place], plan.bounds[place + 1])
+        return [self.rows.part(int(plan.rows[s]), int(plan.starts[s]), int(plan.stops[s])) for s in segments]
 
-    def _plan(self, epoch: int) -> list[list[Segment]]:
+    def packed(self, epoch: int) -> int:
+        """The windows that an epoch is packed into, those included of which nothing is learnt."""
+        return len(pack(self.rows.lengths_N, self.window, self.seed, epoch))
+
+    def identity(self) -> str:
+        options = [self.window, self.windows_per_batch, self.seed, self.accumulation, self.rows.digest()]
+        return hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16]
+
+    def _plan(self, epoch: int) -> _Plan:
         """The windows of an epoch. The last epoch is kept, for it is asked for again and again."""
-        if self._epoch[0] != epoch:
-            plan = pack(self._lengths, self.window, self.seed, epoch)
-            windows = [[s for s in plan.segments(w) if self._teaches(s)] for w in range(len(plan))]
-            self._epoch = (epoch, [segments for segments in windows if segments])
+        if self._epoch is None or self._epoch[0] != epoch:
+            plan = pack(self.rows.lengths_N, self.window, self.seed, epoch)
+            kept = self._teaches(plan.rows, plan.starts, plan.stops)
+            before = np.concatenate([[0], np.cumsum(kept)])
+            # Windows of which nothing is left have the bound of the window before.
+            bounds = np.unique(before[plan.bounds])
+            self._epoch = (epoch, _Plan(plan.rows[kept], plan.starts[kept], plan.stops[kept], bounds))
         return self._epoch[1]
 
-    def _teaches(self, segment: Segment) -> bool:
-        row, start, stop = segment
-        if not self._masked[row]:
-            return stop - start > 1
-        supervised = self.rows[row].supervised
-        return supervised is not None and bool(supervised[start + 1 : stop].any())
-
-    def _slice(self, segment: Segment) -> TokenRow:
-        (ids, supervised), part = self.rows[segment.row], slice(segment.start, segment.stop)
-        return TokenRow(ids[part], None if supervised is None else supervised[part])
-
-
-class _Arrays(NamedTuple):
-    ids: NDArray[np.int64]
-    supervised: NDArray[np.bool_] | None
+    def _teaches(self, rows: _Integers, starts: _Integers, stops: _Integers) -> NDArray[np.bool_]:
+        """Which segments have something to learn."""
+        learnt, sizes = self.rows.learnt_N[rows], stops - starts
+        # A row without any answer is kept whole, so that the objective can refuse it instead of never seeing it.
+        kept = np.asarray(sizes > 1)
+        if self.rows.is_masked:
+            for s in np.flatnonzero((sizes < self.rows.lengths_N[rows]) & (learnt > 0) & kept):
+                supervised = self.rows.part(int(rows[s]), int(starts[s]), int(stops[s])).supervised
+                kept[s] = supervised is not None and bool(np.any(supervised[1:]))
+        return kept
 
 
-def _as_arrays(row: TokenRow) -> _Arrays:
-    ids = np.asarray(row.ids, dtype=np.int64)
-    supervised = None if row.supervised is None else np.asarray(row.supervised, dtype=bool)
-    if supervised is not None and len(supervised) != len(ids):
-        raise ValueError(f"a row of {len(ids)} ids has a mask of {len(supervised)}: they must be equally long")
-    return _Arrays(ids, supervised)
+class _Plan(NamedTuple):
+    """The segments of an epoch that have something to learn: window w holds those from bounds[w] to bounds[w + 1]."""
+
+    rows: _Integers
+    starts: _Integers
+    stops: _Integers
+    bounds: _Integers
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+
+def numbers(source: Batched, step: int, micro: int) -> range:
+    """The numbers of a micro batch's windows in a source's stream. ValueError for a micro batch that it hasn't got."""
+    if not 0 <= micro < source.accumulation:
+        raise ValueError(f"micro batch {micro} of a source that was made for accumulation={source.accumulation}")
+    first = (step * source.accumulation + micro) * source.windows_per_batch
+    return range(first, first + source.windows_per_batch)

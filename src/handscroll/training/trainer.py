@@ -23,6 +23,7 @@ from handscroll.training.accumulation import Accumulator, Averages
 from handscroll.training.allocator import keep_freed_memory
 from handscroll.training.batch import Batch
 from handscroll.training.log import RunLog
+from handscroll.training.mixture import MixedSource
 from handscroll.training.objectives import Models, Objective
 from handscroll.training.optimizers import AdamWOptions, OptimizerOptions, Optimizers
 from handscroll.training.progress import Clock, Progress
@@ -67,6 +68,7 @@ class Update(NamedTuple):
     tokens: int
     learning_rate: float
     grad_norm: float
+    waited: float
 
 
 def train(
@@ -114,7 +116,7 @@ def _steps(
             started = time.perf_counter()
             update = trainer.step(step)
             tokens += update.tokens
-            clock.tick(update.tokens, time.perf_counter() - started)
+            clock.tick(update.tokens, time.perf_counter() - started, update.waited)
             progress = _progress(step + 1, options.steps, update, tokens, clock)
             if log is not None:
                 log.write(progress)
@@ -138,6 +140,7 @@ def _progress(step: int, steps: int, update: Update, tokens: int, clock: Clock) 
         metrics=update.metrics,
         tokens=tokens,
         tokens_per_second=clock.tokens_per_second,
+        waiting=clock.waiting,
         learning_rate=update.learning_rate,
         grad_norm=update.grad_norm,
         seconds=clock.seconds,
@@ -149,7 +152,7 @@ class Trainer:
     """Models, objective, source and optimizers, and the one step that joins them."""
 
     def __init__(self, models: Models, objective: Objective, source: Source, options: TrainOptions):
-        if isinstance(source, PackedSource) and source.accumulation != options.accumulation:
+        if isinstance(source, PackedSource | MixedSource) and source.accumulation != options.accumulation:
             raise ValueError(
                 f"accumulation={options.accumulation} but the source has {source.accumulation}: make them equal"
             )
@@ -172,23 +175,28 @@ class Trainer:
 
     def step(self, step: int) -> Update:
         """One update of the models (mutates). Raises ValueError before anything moves if the loss is not finite."""
-        averages, tokens = self.accumulate(step)
+        averages, tokens, waited = self.accumulate(step)
         grad_norm = self.clip()
         self.check(step, averages.loss, grad_norm)
         rate = self.optimizers.step(self.options.schedule.multiplier(step, self.options.steps))
-        return Update(averages.loss, averages.terms, averages.metrics, tokens, rate, grad_norm)
+        return Update(averages.loss, averages.terms, averages.metrics, tokens, rate, grad_norm, waited)
 
-    def accumulate(self, step: int) -> tuple[Averages, int]:
-        """Leaves the gradient of all micro batches in the parameters; returns their means and their real tokens."""
+    def accumulate(self, step: int) -> tuple[Averages, int, float]:
+        """Leaves the gradient of all micro batches in the parameters.
+
+        Returns their means, their real tokens, and the seconds that the models waited for them.
+        """
         for model in self.models.values():
             model.train()
-        accumulator, tokens = Accumulator(self.parameters, self.options.accumulation), 0
+        accumulator, tokens, waited = Accumulator(self.parameters, self.options.accumulation), 0, 0.0
         with seeded(self.options.seed, step, device=self.device):
             for micro in range(self.options.accumulation):
+                started = time.perf_counter()
                 batch = self.batch(step, micro)
+                waited += time.perf_counter() - started
                 tokens += batch.real_tokens
                 accumulator.add(self.objective.loss(self.models, batch.to(self.device)))
-        return accumulator.finish(), tokens
+        return accumulator.finish(), tokens, waited
 
     def batch(self, step: int, micro: int) -> Batch:
         """A micro batch: a pure function of (seed, step, micro) and, where the model makes rows, of the model."""

@@ -11,7 +11,7 @@ from itertools import cycle, repeat
 from handscroll.text.chronicle.document import JOINTS
 from handscroll.text.chronicle.fillers import filler
 from handscroll.text.chronicle.planting import SENTENCE_ENDS
-from handscroll.text.formats import read_texts
+from handscroll.text.corpus import read_texts
 
 HAYSTACKS = ("noise", "chronicle", "essay")
 # The words of the passkey task, in which they are always the same.

@@ -1,0 +1,109 @@
+"""The data section of a recipe: parts of a corpus as token rows, written once to the run's folder and read from there.
+
+Knows what makes written tokens those of the same data, and how far reading is. Leaves rows to `documents.py` and the
+files of tokens to the training room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from handscroll.recipes.documents import token_rows
+from handscroll.recipes.events import Advance, Said
+from handscroll.recipes.schema import Data
+from handscroll.text import Corpus, Skipped, Tokenizer, row_text
+from handscroll.training import TokenFile, TokenRow
+
+Watch = Callable[[Advance | Said], None]
+KILOBYTE = 1000
+
+
+def unwatched(event: Advance | Said) -> None:
+    """Nobody looks."""
+
+
+def read_data(
+    data: Data, tokenizer: Tokenizer, objective: str, folder: Path | None, watch: Watch = unwatched
+) -> list[TokenFile | list[TokenRow]]:
+    """The token rows of each part: in `folder`, a subfolder each, or in memory where there is none.
+
+    What was written there before is taken again if files, tokenizer, objective and `skip_bad` are the same. Bad rows
+    that were left out are told to `watch`. Raises ValueError for a mistake in the data.
+    """
+    read: list[TokenFile | list[TokenRow]] = []
+    for number, part in enumerate(data.parts):
+        corpus = Corpus(part.files, Skipped() if data.skip_bad else None)
+        if folder is None:
+            read.append([*_told(corpus, tokenizer, objective, watch)])
+            skipped = corpus.skipped or Skipped()
+        else:
+            rows = _on_disk(folder / str(number), corpus, tokenizer, objective, watch)
+            read.append(rows)
+            skipped = Skipped(**rows.about["notes"])
+        if skipped.count:
+            watch(Said(skipped.describe()))
+    return read
+
+
+def read_plainly(data: Data, watch: Watch = unwatched) -> Iterator[str]:
+    """The text of every row of all parts, to learn a vocabulary from."""
+    for part in data.parts:
+        corpus = Corpus(part.files, Skipped() if data.skip_bad else None)
+        for number, located in enumerate(corpus):
+            if not number % 1024:
+                watch(_far(corpus, "reading for the vocabulary"))
+            yield row_text(located.row)
+        watch(_far(corpus, "reading for the vocabulary"))
+
+
+def check_enough(data: Sequence[TokenFile | list[TokenRow]], window: int) -> None:
+    """Raises ValueError where a part is shorter than one window."""
+    for rows in data:
+        tokens = int(rows.lengths_N.sum()) if isinstance(rows, TokenFile) else sum(len(row.ids) for row in rows)
+        if tokens < window:
+            raise ValueError(
+                f"the corpus has {tokens} tokens, fewer than one window of {window}: "
+                "give more text, or a smaller window"
+            )
+
+
+@contextlib.contextmanager
+def clearing(out: Path) -> Iterator[None]:
+    """Takes a new run's folder away again if the block fails: nothing but tokens can be in it so far."""
+    is_new = not out.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _on_disk(folder: Path, corpus: Corpus, tokenizer: Tokenizer, objective: str, watch: Watch) -> TokenFile:
+    key = _key(corpus, tokenizer, objective)
+    found = TokenFile.opened(folder, key)
+    if found is not None:
+        return found
+    rows = _told(corpus, tokenizer, objective, watch)
+    return TokenFile.write(folder, rows, tokenizer.vocab_size, key, lambda: asdict(corpus.skipped or Skipped()))
+
+
+def _told(corpus: Corpus, tokenizer: Tokenizer, objective: str, watch: Watch) -> Iterator[TokenRow]:
+    yield from token_rows(corpus, tokenizer, objective, lambda: watch(_far(corpus, "tokenizing")))
+
+
+def _far(corpus: Corpus, task: str) -> Advance:
+    return Advance(task, corpus.read / KILOBYTE, corpus.size / KILOBYTE, "kB")
+
+
+def _key(corpus: Corpus, tokenizer: Tokenizer, objective: str) -> str:
+    """What the tokens depend on. A file is known by its path, size and time; its content is in the rows' digest."""
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in corpus.files]
+    content = [files, tokenizer.fingerprint, tokenizer.config, objective, corpus.skipped is not None]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,79 @@
+"""Token rows as a source wants them: lengths at hand, and any part of any row.
+
+`TokenList` holds them in memory; `TokenFile` (`token_file.py`) reads them from a file, for corpora larger than memory.
+Leaves to others which parts make a window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handscroll.training.batch import TokenRow
+
+
+class TokenRows(Protocol):
+    """N rows. `lengths_N` counts their tokens, `learnt_N` those that are supervised, the first of a row apart."""
+
+    lengths_N: NDArray[np.int64]
+    learnt_N: NDArray[np.int64]
+    is_masked: bool
+
+    def part(self, row: int, start: int, stop: int) -> TokenRow:
+        """Tokens start:stop of a row. Pure."""
+
+    def digest(self) -> str:
+        """Equal exactly for the same rows, however they are held."""
+
+
+class TokenList:
+    """Rows in memory. Raises ValueError for a mask that doesn't fit its row."""
+
+    def __init__(self, rows: Iterable[TokenRow]) -> None:
+        self._rows = [as_arrays(row) for row in rows]
+        self.lengths_N = np.array([len(row.ids) for row in self._rows], dtype=np.int64)
+        self.learnt_N = np.array([learnt(row) for row in self._rows], dtype=np.int64)
+        self.is_masked = any(row.supervised is not None for row in self._rows)
+
+    def part(self, row: int, start: int, stop: int) -> TokenRow:
+        ids, supervised = self._rows[row]
+        return TokenRow(ids[start:stop], None if supervised is None else supervised[start:stop])
+
+    def digest(self) -> str:
+        digest = RowsDigest()
+        for row in self._rows:
+            digest.add(row)
+        return digest.finish()
+
+
+class RowsDigest:
+    """What tells rows from others."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def add(self, row: TokenRow) -> None:
+        """The next row, as arrays (mutates)."""
+        self._sha.update(len(row.ids).to_bytes(8, "little"))
+        self._sha.update(np.asarray(row.ids, dtype="<u4").tobytes())
+        self._sha.update(b"-" if row.supervised is None else np.packbits(row.supervised).tobytes())
+
+    def finish(self) -> str:
+        return self._sha.hexdigest()
+
+
+def as_arrays(row: TokenRow) -> TokenRow:
+    ids = np.asarray(row.ids, dtype=np.int64)
+    supervised = None if row.supervised is None else np.asarray(row.supervised, dtype=bool)
+    if supervised is not None and len(supervised) != len(ids):
+        raise ValueError(f"a row of {len(ids)} ids has a mask of {len(supervised)}: they must be equally long")
+    return TokenRow(ids, supervised)
+
+
+def learnt(row: TokenRow) -> int:
+    """Supervised tokens of a row after its first, which is never predicted."""
+    return max(0, len(row.ids) - 1) if row.supervised is None else int(np.count_nonzero(row.supervised[1:]))
