@@ -70,6 +70,17 @@ MISTAKES = {
         "kv has no option 'key'",
     ),
     "no rows": (["data", "tasks", "--task", "kv", "--count", "0", "--out", "w"], "--count 0: it must be at least 1"),
+    "rows of nothing": (["data", "inspect", "no.jsonl"], "no.jsonl does not exist. Check the path; a file must end in"),
+    "negative rows": (["data", "inspect", "text.txt", "--rows", "-1"], "--rows -1: it must be at least 0"),
+    "unknown objective of rows": (
+        ["data", "inspect", "text.txt", "--tokenizer", "model", "--objective", "dpo"],
+        "--objective dpo: known are causal_lm, sft",
+    ),
+    "objective without tokens": (["data", "inspect", "text.txt", "--objective", "sft"], "give --tokenizer"),
+    "text for sft": (
+        ["data", "inspect", "text.txt", "--tokenizer", "model", "--objective", "sft"],
+        "text.txt: a row of kind text, and sft learns from completion, messages",
+    ),
     "tokenizer of no folder": (["data", "chronicle", "--tokenizer", "no", "--out", "w"], "no is not a folder"),
     "missing recipe": (["train", "no.yaml"], "no.yaml is not a file: give the path of a recipe"),
     "mistyped key": (["train", "recipe.yaml", "trian.steps=3"], "trian is not a key of a recipe; did you mean train?"),

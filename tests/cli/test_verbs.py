@@ -348,6 +348,49 @@ def test_tasks_are_written_as_chats(run: Run, tmp_path: Path) -> None:
     assert len(rows) == 4
 
 
+ROWS = [
+    {"messages": [{"role": "user", "content": "Who jumps?"}, {"role": "assistant", "content": "The \x1b[31m fox."}]},
+    {"text": "The quick brown fox."},
+    {"prompt": "The", "chosen": " quick", "rejected": " lazy"},
+]
+
+
+def test_rows_are_shown_as_the_model_sees_them(run: Run, tmp_path: Path) -> None:
+    broken = [*(json.dumps(row) for row in ROWS), '{"body": 1}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(broken), encoding="utf-8")
+    first = run("data", "inspect", "rows.jsonl", "--tokenizer", "model")
+    assert (first.code, first.out) == (2, "")
+    assert "handscroll: rows.jsonl:4: the columns are 'body'; known are: messages; chosen, rejected;" in first.err
+    shown = run("data", "inspect", "rows.jsonl", "--tokenizer", "model", "--skip-bad", "--rows", "2").out
+    assert "rows.jsonl:1: messages, " in shown
+    assert "<|user|>Who jumps?<|end|><|assistant|>\u27e6The \u241b[31m fox.<|end|>\u27e7\n" in shown
+    assert "rows.jsonl:3" not in shown.split("longest")[0]
+    assert "3 rows: 1 messages, 1 text, 1 preference" in shown
+    assert "1 bad rows left out, the first of them:\n  rows.jsonl:4: the columns are 'body'" in shown
+    asked = run("data", "inspect", "rows.jsonl", "--tokenizer", "model", "--skip-bad", "--json")
+    result = json.loads(asked.out)
+    tokenizer = handscroll.load("model").tokenizer
+    assert [row["kind"] for row in result["shown"]] == ["messages", "text", "preference"]
+    assert result["shown"][1]["tokens"] == len(tokenizer.encode("The quick brown fox.")) + 1
+    assert result["skipped"]["count"] == 1
+    sft = json.loads(run("data", "inspect", "rows.jsonl", "--tokenizer", "model", "--objective", "sft",
+                         "--skip-bad", "--json").out)  # fmt: skip
+    assert (sft["kinds"], sft["skipped"]["count"]) == ({"messages": 1}, 3)
+    plain = run("data", "inspect", "text.txt")
+    assert "--tokenizer MODEL counts and shows tokens" in plain.out
+
+
+def test_bad_rows_are_skipped_in_training(run: Run, recipe: Path, tmp_path: Path) -> None:
+    rows = [json.dumps(ROWS[1])] * 60
+    (tmp_path / "rows.jsonl").write_text("\n".join([*rows, '{"text": ']), encoding="utf-8")
+    short = [str(recipe), "data.files=rows.jsonl", "train.steps=1"]
+    assert "rows.jsonl:61: not valid JSON" in run("train", *short).err
+    ran = run("train", *short, "--skip-bad")
+    assert ran.code == 0
+    assert "left out 1 bad rows:\n  rows.jsonl:61: not valid JSON" in ran.out
+    assert "tokenizing: " in ran.out
+
+
 def test_train_learns_from_tasks(run: Run, tmp_path: Path) -> None:
     assert run("data", "tasks", "--task", "passkey", "--tokens", "200", "--count", "8", "--out", "keys.jsonl").code == 0
     small = ["model.width=32", "model.layers=1", "model.head_width=16", "model.window=512", "tokenizer.vocab_size=300"]

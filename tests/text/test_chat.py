@@ -103,6 +103,46 @@ def test_failing_templates_are_value_errors(template: str, reason: str) -> None:
         render(template, MESSAGES)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.popen('touch escaped').read() }}",
+        "{{ lipsum.__globals__['os'].system('touch escaped') }}",
+        "{{ raise_exception.__globals__['json'].loads('1') }}",
+        "{{ strftime_now.__code__.co_consts }}",
+        "{{ messages[0].keys.__self__.pop('role') }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ (''|attr('__class__')).mro() }}",
+        "{{ '{0.__class__.__mro__}'.format(messages) }}",
+        "{% set x = messages[0].update({'role': 'system'}) %}{{ x }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}{{ os.name }}",
+        "{{ range(10 ** 9) }}",
+        "{% for a in range(10) %}{{ loop.__init__.__globals__ }}{% endfor %}",
+    ],
+)
+def test_a_template_cannot_leave_its_sandbox(template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = [dict(message) for message in MESSAGES]
+    with pytest.raises(ValueError, match="does not accept these messages"):
+        render(template, MESSAGES)
+    assert before == MESSAGES
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_prompt_of_a_completion_is_not_marked(merged: Tokenizer) -> None:
+    ids, mask = chat_tokens(merged, MESSAGES)
+    again, last = chat_tokens(merged, MESSAGES, given=3)
+    assert again == ids
+    border = ids.index(merged.id_of("<|end|>"), mask.index(1)) + 1
+    assert last == [0] * border + mask[border:]
+    assert 0 < sum(last) < sum(mask)
+    plain = Tokenizer(merged._json, {**merged.config, "chat_template": "{{ messages | length }}"})
+    with pytest.raises(ValueError, match="rewrites the prompt once an answer follows"):
+        chat_tokens(plain, MESSAGES, given=3)
+
+
 def test_bad_messages(merged: Tokenizer) -> None:
     with pytest.raises(ValueError, match="no messages"):
         chat_tokens(merged, [])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,10 @@ from handscroll.training import (
     TokenRow,
     Trainer,
     TrainOptions,
+    Window,
     train,
 )
+from handscroll.training.progress import Clock
 from handscroll.training.randomness import derive, generator, seeded
 
 MakeModel = Callable[..., Transformer]
@@ -174,3 +177,19 @@ def test_randomness_is_of_seed_and_step_alone() -> None:
     assert torch.equal(torch.rand(4, generator=generator(7, 3, 0)), torch.rand(4, generator=generator(7, 3, 0)))
     assert len({derive(a, b, c) for a in range(5) for b in range(5) for c in range(5)}) == 125
     assert all(0 <= derive(a) < 2**63 for a in range(50))
+
+
+def test_the_wait_for_windows_is_told(make_model: MakeModel, make_rows: MakeRows) -> None:
+    class Slow:
+        def windows(self, step: int, micro: int) -> list[Window]:
+            time.sleep(0.2)
+            return [[row] for row in make_rows(16)]
+
+    last = [*train({"model": make_model()}, CausalLM(), Slow(), TrainOptions(2, accumulation=2))][-1]
+    # Four waits of 0.2 s, in a run that took longer.
+    assert 0.8 / last.seconds <= last.waiting < 1
+    clock = Clock()
+    for seconds, waited in ((1.0, 0.5), (3.0, 0.5)):
+        clock.tick(10, seconds, waited)
+    assert clock.waiting == 0.25
+    assert clock.tokens_per_second == 5

@@ -3,7 +3,9 @@
 - `quickstart.py`: from text to a model that answers questions far past its window, and to the report; its parts are
   `material.py` (what is read, what is trained on), `curriculum.py` and `windows.py` (what is taught), `plan.py` (a time
   budget as steps), `comparison.py` (the policies, one after the other) and `findings.py` (result and report)
-- `train.py`: any training run that a YAML file describes; `schema.py` says what such a file may hold
+- `train.py`: any training run that a YAML file describes; `schema.py` says what such a file may hold,
+  `data.py` keeps its corpus as tokens, which `documents.py` makes of rows
+- `inspection.py`: the rows of a corpus as a model sees them
 - `extend.py`: a trained model under a longer window, tuned there on request
 - `read.py`: a text that is read once, and whose memory is saved; `ask.py`: questions about it
 - `evaluate.py`: several suites at several lengths, with results on disk after every cell

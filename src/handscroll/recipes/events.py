@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from handscroll.training import Progress
 
 
+# A share of training's time.
+WORTH_TELLING = 0.02
+
+
 class Advance(NamedTuple):
     """One piece of work has come this far: `done` of `total` `unit`s; `tokens_per_second` and `note` where known."""
 
@@ -36,7 +40,8 @@ Event = Advance | Said | Finished
 
 
 def step_event(progress: Progress, task: str = "training") -> Advance:
-    """A training step as an event."""
-    return Advance(
-        task, progress.step, progress.steps, "steps", progress.tokens_per_second, f"loss {progress.loss:.3f}"
-    )
+    """A training step as an event; a wait for data that slows training is told."""
+    note = f"loss {progress.loss:.3f}"
+    if progress.waiting > WORTH_TELLING:
+        note += f", {progress.waiting:.0%} of the time waiting for data"
+    return Advance(task, progress.step, progress.steps, "steps", progress.tokens_per_second, note)
