@@ -5,7 +5,8 @@
 
 A jsonl file is generated, texts of a chronicle's sentences and, every tenth row, a chat. "in a file" is how a training
 run holds tokens, "in memory" how it would without. Each is done in a process of its own, whose peak is that above
-what the imports, tokenizer and model take; "mapped" is the part of it that the system takes back when it likes. Then a small model (see benchmarks/training.py) takes 20 steps of 8 windows of 512 tokens.
+what the imports, tokenizer and model take; "mapped" is the part of it that the system takes back when it likes. Then
+a small model (see benchmarks/training.py) takes 20 steps of 8 windows of 512 tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import multiprocessing
 import random
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def main() -> None:
         Tokenizer.train(sample, VOCABULARY).save(folder / "tokenizer")
         for work, *given in ((reading, False), (reading, True), (serving, True), (serving, False)):
             rows.append(apart(work, folder, options.threads, *given))
-    show(rows, options.threads, options.json, corpus=f"{size / MEGABYTE:,.0f} MB")
+    show(rows, options.threads, options.json, corpus=f"{size / MEGABYTE:,.0f} MB", unit="MB of the corpus per second")
 
 
 def generate(path: Path, size: int) -> int:
@@ -106,8 +108,9 @@ def serving(folder: Path, threads: int, in_file: bool) -> dict[str, Any]:
     served = (time.perf_counter() - started) / WINDOWS
     mapped, peak = memory("RssFile") - files, memory("VmHWM") - before
     *_, last = train({"model": model}, CausalLM(), source, TrainOptions(STEPS))
+    held = f"{source.rows.lengths_N.sum():,} tokens in {'a file' if in_file else 'memory'}"
     return {
-        "what": f"tokens in {'a file' if in_file else 'memory'}; packing {packing:.1f} s, {served * 1e6:.0f} us a window",
+        "what": f"{held}; packing {packing:.1f} s, {served * 1e6:.0f} us a window",
         "MB/s": round((folder / "corpus.jsonl").stat().st_size / MEGABYTE / seconds, 1),
         "seconds": round(seconds, 1),
         "peak MB": round(peak),

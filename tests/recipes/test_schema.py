@@ -32,7 +32,7 @@ MISTAKES = {
     ),
     "nothing near": (
         "data.xyz=1",
-        "data.xyz is not a key of a recipe; known in data are files",
+        "data.xyz is not a key of a recipe; known in data are files, mix, skip_bad",
     ),
     "negative size": ("model.width=-8", "model.width=-8: it must be at least 1"),
     "negative steps": ("train.steps=-1", "train.steps=-1: it must be at least 1"),
