@@ -44,9 +44,7 @@ def main() -> None:
         folder = Path(name)
         save_tiny_model(folder / "model")
         size = generate(folder / "corpus.jsonl", options.megabytes * MEGABYTE)
-        sample = [
-            row_text(located.row) for _, located in zip(range(500), Corpus(folder / "corpus.jsonl"), strict=False)
-        ]
+        sample = [row_text(located.row) for located in islice(Corpus(folder / "corpus.jsonl"), 500)]
         Tokenizer.train(sample, VOCABULARY).save(folder / "tokenizer")
         for work, *given in ((reading, False), (reading, True), (serving, True), (serving, False)):
             rows.append(apart(work, folder, options.threads, *given))
