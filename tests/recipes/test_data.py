@@ -115,6 +115,9 @@ def test_a_template_that_raises_is_named_by_row(tmp_path: Path, tokenizer: Token
     own.config["chat_template"] = RAISING
     with pytest.raises(ValueError, match=r"rows\.jsonl:1: the chat template does not accept .*only Chinese here"):
         [*token_rows(Corpus(lines(tmp_path / "rows.jsonl", CHAT)), own, "sft")]
+    own.config["chat_template"] = "{# nothing #}"
+    with pytest.raises(ValueError, match=r"rows\.jsonl:1: the chat template makes no text of this conversation"):
+        [*token_rows(Corpus(tmp_path / "rows.jsonl"), own, "causal_lm")]
 
 
 def test_tokens_are_written_once_and_anew_for_other_data(recipe: dict[str, Any], corpus: Path) -> None:

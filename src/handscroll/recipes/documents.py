@@ -110,6 +110,8 @@ def _token_row(row: Row, ids: list[int] | None, tokenizer: Tokenizer, objective:
         tokens, mask = completion_tokens(row, tokenizer)
     else:
         tokens, mask = chat_tokens(tokenizer, row["messages"], given=row.get("given", 0))
+    if not tokens:
+        raise ValueError("the chat template makes no text of this conversation: leave it out, or change the template")
     if objective != "sft":
         return TokenRow(np.array(tokens, dtype=np.int64))
     if not any(mask[1:]):
