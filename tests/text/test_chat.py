@@ -138,7 +138,7 @@ def test_the_prompt_of_a_completion_is_not_marked(merged: Tokenizer) -> None:
     border = ids.index(merged.id_of("<|end|>"), mask.index(1)) + 1
     assert last == [0] * border + mask[border:]
     assert 0 < sum(last) < sum(mask)
-    plain = Tokenizer(merged._json, {**merged.config, "chat_template": "{{ messages | length }}"})
+    plain = Tokenizer(merged.backend, {**merged.config, "chat_template": "{{ messages | length }}"})
     with pytest.raises(ValueError, match="rewrites the prompt once an answer follows"):
         chat_tokens(plain, MESSAGES, given=3)
 
