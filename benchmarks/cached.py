@@ -21,7 +21,7 @@ from common import Clock, Run, arguments, compare, in_turns, load_theirs, rate, 
 from torch import Tensor
 
 from handscroll.kvcache import make_policy
-from handscroll.kvcache.full import FullLayer
+from handscroll.kvcache.full_layer import FullLayer
 from handscroll.model import Cache, Layout, ModelConfig, Transformer, load_model, save_model
 from handscroll.model.checkpoint import lay_by_columns
 

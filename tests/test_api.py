@@ -71,7 +71,7 @@ def test_the_public_names_and_what_they_take() -> None:
             "stop_ids",
             "on_read",
         ],
-        "load": ["folder_or_hub_id", "dtype", "device"],
+        "load": ["folder_or_hub_id", "dtype", "device", "finite"],
         "save": ["model", "tokenizer", "folder"],
         "train": ["recipe", "resume"],
     }
@@ -96,7 +96,6 @@ def test_load_gives_what_was_saved(folder: Path, model: Transformer, tokenizer: 
     logits_BTV = again(tokens_BT)
     assert logits_BTV.shape == (1, tokens_BT.shape[1], tokenizer.vocab_size)
     assert logits_BTV.dtype == torch.float32
-    assert hs.load(folder, dtype=torch.bfloat16).model.embedding.weight.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("changes", [{"qkv_bias": True}, {"tied_embeddings": True, "num_kv_heads": 1}], ids=str)

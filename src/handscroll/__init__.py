@@ -36,17 +36,24 @@ __all__ = ["evaluate", "generate", "load", "save", "train"]
 
 
 def load(
-    folder_or_hub_id: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    folder_or_hub_id: str | Path,
+    *,
+    dtype: torch.dtype | str | None = "auto",
+    device: torch.device | str = "auto",
+    finite: bool = True,
 ) -> Loaded:
-    """Reads a model and its tokenizer, `(Transformer, Tokenizer)`, from a Hugging Face folder or a hub id ("org/name").
+    """Reads a model and its tokenizer, `(Transformer, Tokenizer)`, from a Hugging Face folder or a hub id ("org/name",
+    "org/name@revision").
 
-    Weights keep the file's dtype unless `dtype` is given. Code that comes with a checkpoint is never run.
+    `device` "auto" is the GPU where there is one. `dtype` "auto" is float32 on a CPU, where half precision is slow, and
+    the file's on a GPU; None is the file's anywhere. `finite=False` takes weights that hold NaN or infinity.
+    Code that comes with a checkpoint is never run.
     Raises FileNotFoundError for what isn't there; ValueError for what is damaged, not supported, too large for the
     memory, or doesn't fit together.
     """
     from handscroll.recipes.folders import load_folder
 
-    return load_folder(folder_or_hub_id, dtype=dtype, device=device)
+    return load_folder(folder_or_hub_id, dtype=dtype, device=device, finite=finite)
 
 
 def save(model: Transformer, tokenizer: Tokenizer, folder: str | Path) -> None:

@@ -493,3 +493,22 @@ def test_an_interruption_says_how_to_go_on(run: Run, recipe: Path, monkeypatch: 
     battery = ["eval", "model", "--suite", "kv", "--lengths", "600"]
     assert run(*battery, "--out", "longer").err == "handscroll: interrupted; the same command goes on\n"
     assert run(*battery).err == "handscroll: interrupted\n"
+
+
+def test_numbers_and_device_are_chosen_the_same_way_everywhere(run: Run) -> None:
+    """The memory of a model in half precision belongs to it alone; what is advised against goes to stderr."""
+    half = ("--dtype", "bfloat16", "--device", "cpu")
+    generated = run("generate", "model", "The quick", "--max-new-tokens", "2", "--json", *half)
+    assert generated.code == 0
+    assert generated.err.startswith("handscroll: note: bfloat16 on a CPU takes half the memory of float32")
+    assert len(json.loads(generated.out)["tokens"]) == 2
+    assert run("read", "model", "text.txt", "--save", "half.memory", *half).code == 0
+    assert run("ask", "model", "--memory", "half.memory", "Who?", "--max-new-tokens", "1", *half).code == 0
+    other = run("ask", "model", "--memory", "half.memory", "Who?")
+    assert other.code == 2
+    assert "dtype" in other.err
+    measured = ("eval", "model", "--suite", "perplexity", "--policies", "full", "--tokens", "40", "--json")
+    assert run(*measured, *half).code == 0
+    assert run(*measured, "--dtype", "int8").err == (
+        "handscroll: dtype='int8' is not known: choose float32, bfloat16, float16 or auto\n"
+    )

@@ -37,6 +37,40 @@ def test_equals_dense(chunk: int, ignored: int) -> None:
     torch.testing.assert_close(gradients(0.3 * fast.sum, hidden_NE, weight_VE), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "options", [{"label_smoothing": 0.1}, {"z_loss": 1e-2}, {"label_smoothing": 0.3, "z_loss": 0.2}]
+)
+def test_smoothing_and_z_loss_equal_dense(options: dict[str, float]) -> None:
+    """The dense path is PyTorch's own label smoothing, and a z-loss that autograd differentiates."""
+    hidden_NE, weight_VE, targets_N = inputs()
+    targets_N[::7] = IGNORE
+    fast = cross_entropy_sum(hidden_NE, weight_VE, targets_N, chunk=64, **options)
+    slow = cross_entropy_sum_dense(hidden_NE, weight_VE, targets_N, **options)
+    plain = cross_entropy_sum_dense(hidden_NE, weight_VE, targets_N)
+    torch.testing.assert_close((fast.sum, fast.nll), (slow.sum, plain.sum), rtol=1e-6, atol=0)
+    assert abs(slow.sum / plain.sum - 1) > 0.001
+    assert not fast.nll.requires_grad
+    expected = gradients(0.3 * slow.sum, hidden_NE, weight_VE)
+    torch.testing.assert_close(gradients(0.3 * fast.sum, hidden_NE, weight_VE), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2, "z_loss": 0.1}], ids=str)
+def test_closed_form_gradients_equal_finite_differences(options: dict[str, float]) -> None:
+    hidden_NE, weight_VE, targets_N = inputs(tokens=5, vocabulary=7, width=3)
+    targets_N[1] = IGNORE
+    exact = [tensor.detach().double().requires_grad_() for tensor in (hidden_NE, weight_VE)]
+    assert torch.autograd.gradcheck(lambda h, w: cross_entropy_sum(h, w, targets_N, chunk=2, **options).sum, exact)
+
+
+def test_gradient_of_the_logits_is_softmax_minus_one_hot() -> None:
+    """With the identity for a head hidden states are logits."""
+    logits_NV, _, targets_N = inputs(tokens=9, width=16)
+    targets_N %= 16
+    loss = cross_entropy_sum(logits_NV, torch.eye(16), targets_N).sum
+    expected = logits_NV.softmax(-1) - F.one_hot(targets_N, 16)
+    torch.testing.assert_close(gradients(loss, logits_NV)[0], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_all_ignored_is_zero_with_zero_gradients() -> None:
     hidden_NE, weight_VE, targets_N = inputs()
     loss = cross_entropy_sum(hidden_NE, weight_VE, torch.full_like(targets_N, IGNORE))

@@ -6,7 +6,7 @@ import torch
 from handscroll.kvcache import AttentionSinks, BlockMemory, Full
 from handscroll.kvcache.attention_sinks import SinksLayer
 from handscroll.kvcache.block_layer import BlockLayer
-from handscroll.kvcache.full import FullLayer
+from handscroll.kvcache.full_layer import FullLayer
 from handscroll.kvcache.layered import LayeredCache
 from handscroll.model import ModelConfig, Transformer
 

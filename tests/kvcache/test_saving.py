@@ -17,8 +17,8 @@ from handscroll.kvcache.heavy_hitters import HeavyLayer
 from handscroll.kvcache.layered import LayeredCache
 from handscroll.kvcache.memory_file import Memory
 from handscroll.kvcache.prompt_layer import PromptLayer
-from handscroll.kvcache.sliding_window import WindowLayer
 from handscroll.kvcache.state import PLAIN, read_state
+from handscroll.kvcache.window_layer import WindowLayer
 from handscroll.model import Layout, ModelConfig, Transformer
 
 TOLERANCE = 2e-5

@@ -10,16 +10,16 @@ from handscroll.model.memory import Attended
 
 
 class WindowReference(DirectMemory):
-    """The slow reference: a dense mask of the last `window` tokens."""
+    """The slow reference: a dense mask of the last `seen` tokens."""
 
-    window = 20
+    seen = 20
 
     def attend(self, query_BHTD, key_BKTD, value_BKTD, layout, asking=None):  # type: ignore[no-untyped-def]
         query_BHTD = self.position.rotate(query_BHTD, self.rotation)
         key_BKTD = self.position.rotate(key_BKTD, self.rotation)
         index_T = torch.arange(query_BHTD.shape[2])
         distance_TT = index_T[:, None] - index_T
-        mask_TT = (distance_TT >= 0) & (distance_TT < self.window)
+        mask_TT = (distance_TT >= 0) & (distance_TT < self.seen)
         if self.position.adds_bias:
             mask_TT = additive(self.position.bias(index_T, index_T), mask_TT, False)
         return Attended(*attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask_TT, False))
@@ -59,7 +59,7 @@ def test_truncation_past_what_is_held_is_refused(model: Transformer) -> None:
     cache = SlidingWindow(window=20).start(model.config, model.position, 1)
     for step in range(10):
         model.hidden(torch.full((1, 25), step), cache=cache)
-    with pytest.raises(ValueError, match="sliding_window has dropped all before"):
+    with pytest.raises(ValueError, match="a sliding window has dropped all before"):
         cache.truncate([30])
     cache.truncate([249])
     assert cache.lengths == (249,)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from handscroll.kernels.quantize import dequantize, quantize
-from handscroll.kvcache import HeavyHitters, PerHeadBudget, SnapKV, describe, full, make_policy, store
+from handscroll.kvcache import HeavyHitters, PerHeadBudget, SnapKV, describe, full_layer, make_policy, store
 from handscroll.kvcache.blocks import GROUP
-from handscroll.kvcache.full import FullLayer
+from handscroll.kvcache.full_layer import FullLayer
 from handscroll.kvcache.keeping import keep
 from handscroll.kvcache.layered import LayeredCache, Origin, PerForward
 from handscroll.kvcache.store import TokenStore
@@ -186,7 +186,7 @@ def test_large_masks_are_never_made(model: Transformer, policy: str, monkeypatch
     """Keys in pieces give what they give at once."""
     tokens_BT, chunks = text(2, 260), [150, 60, *[1] * 10, 40]
     expected = feed(model, start(policy, model, 2), tokens_BT, chunks)
-    monkeypatch.setattr(full, "MASKED", 0)
+    monkeypatch.setattr(full_layer, "MASKED", 0)
     monkeypatch.setattr(store, "PIECE", 37)
     torch.testing.assert_close(feed(model, start(policy, model, 2), tokens_BT, chunks), expected, atol=2e-5, rtol=0)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from handscroll.kernels.attention import additive, attention_with_weights
 from handscroll.kvcache import BlockMemory, Full, SlidingWindow
 from handscroll.kvcache.block_memory import Sizes
-from handscroll.kvcache.full import FullLayer
+from handscroll.kvcache.full_layer import FullLayer
 from handscroll.model import Cache, DirectMemory, Layout, ModelConfig, RopeOptions, Transformer
 from handscroll.model.config import PositionOptions
 from handscroll.model.position import (

@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from handscroll.model import Transformer
 from handscroll.model.checkpoint import load_model
@@ -17,6 +27,8 @@ VOCAB = 97
 
 LLAMA = (LlamaConfig, LlamaForCausalLM)
 QWEN2 = (Qwen2Config, Qwen2ForCausalLM)
+MISTRAL = (MistralConfig, MistralForCausalLM)
+QWEN3 = (Qwen3Config, Qwen3ForCausalLM)
 
 
 class Shape(NamedTuple):
@@ -77,6 +89,29 @@ SHAPES = {
         QWEN2, {"hidden_size": 72, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 24, **theta(1e5)}
     ),
     "qwen2-mqa-head20": Shape(QWEN2, {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 20}),
+    # Windows that the tests' 23 tokens are longer than.
+    "mistral-window7": Shape(MISTRAL, {"num_key_value_heads": 2, "sliding_window": 7}),
+    "mistral-gqa4-head24": Shape(MISTRAL, {"num_key_value_heads": 1, "head_dim": 24, "sliding_window": None}),
+    "mistral-head20-wide-window": Shape(
+        MISTRAL, {"head_dim": 20, "sliding_window": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": True}
+    ),
+    "qwen2-last-layer-window5": Shape(
+        QWEN2, {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "num_key_value_heads": 2}
+    ),
+    "qwen2-all-layers-window9": Shape(QWEN2, {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0}),
+    "qwen3": Shape(QWEN3, {"num_key_value_heads": 2, "head_dim": 24, **theta(1e6)}),
+    "qwen3-tied-bias": Shape(QWEN3, {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True}),
+    "qwen3-mqa-window6": Shape(
+        QWEN3,
+        {
+            "num_key_value_heads": 1,
+            "head_dim": 10,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+            "max_window_layers": 1,
+            "rms_norm_eps": 1e-3,
+        },
+    ),
     # Stretched positions that don't depend on the length; test_stretched_checkpoints.py has those that do.
     "llama-linear": Shape(LLAMA, {"num_key_value_heads": 2, **rope("linear", factor=4.0)}),
     "llama-llama3": Shape(LLAMA, rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, **ORIGINAL)),

@@ -122,7 +122,10 @@ MISSING = {
 }
 
 BAD = {
-    "family": (config(model_type="gpt9"), r"config\.json: model_type='gpt9' is not supported; known: llama, qwen2"),
+    "family": (
+        config(model_type="gpt9"),
+        r"config\.json: model_type='gpt9' is not supported; known: llama, qwen2, mistral",
+    ),
     "no family": (config("model_type"), r"model_type=None is not supported"),
     "family that is no name": (config(model_type=["llama"]), r"model_type=\['llama'\] is not supported"),
     "config cut short": (truncate("config.json", 0.5), r"config\.json is not JSON .*download it again"),
@@ -139,8 +142,28 @@ BAD = {
     "odd head width": (config(head_dim=5), r"head_width=5 is odd"),
     "activation": (config(hidden_act="gelu"), r"hidden_act='gelu' isn't supported yet: only 'silu'"),
     "llama activation": (llama(hidden_act="relu"), r"hidden_act='relu' isn't supported yet: only 'silu'"),
-    "sliding window": (config(use_sliding_window=True), r"use_sliding_window=True isn't supported yet"),
-    "sliding layers": (config(layer_types=["sliding_attention"] * 2), r"layer_types=.*isn't supported yet"),
+    "windows without a switch": (
+        config(layer_types=["sliding_attention"] * 2),
+        r"layer_types has 'sliding_attention', but no window is given: set use_sliding_window to true, and sliding_w",
+    ),
+    "switch that is a word": (config(use_sliding_window="yes"), r"use_sliding_window='yes' is not of type bool"),
+    "window of nothing": (
+        config(use_sliding_window=True, sliding_window=0, max_window_layers=0, layer_types=None),
+        r"sliding_window=0: it must be at least 1",
+    ),
+    "whole layers that are true": (
+        config(use_sliding_window=True, max_window_layers=False),
+        r"max_window_layers=False is not of type int",
+    ),
+    "windows of a llama": (llama(layer_types=["sliding_attention"] * 2), r"isn't supported: only 'full_attention'"),
+    "windows in the first layers": (
+        config(layer_types=["sliding_attention", "full_attention"], use_sliding_window=True, sliding_window=5),
+        r"layer_types=.* isn't supported: 2 layers, first those of 'full_attention', then of 'sliding_attention'",
+    ),
+    "windows of a mistral said twice": (
+        config(model_type="mistral", sliding_window=5, layer_types=["full_attention"] * 2),
+        r"layer_types=.* and sliding_window=5 say different things: remove layer_types",
+    ),
     "layers that are no list": (config(layer_types=3), r"layer_types=3 isn't supported"),
     "scaling of version 4": (
         config(rope_parameters=None, rope_scaling={"type": "su", "factor": 4.0}),
@@ -260,6 +283,14 @@ BAD = {
     "shape": (tensors(reshape), r"model\.norm\.weight has shape \(63,\), but config\.json asks for \(64,\): use the"),
     "shape from config": (config(intermediate_size=96), r"down_proj\.weight has shape \(64, 112\), but .* \(64, 96\)"),
     "integer weights": (tensors(quantize), r"model\.norm\.weight is torch\.int8; supported: float32, bfloat16"),
+    "NaN": (
+        tensors(lambda content: content["model.norm.weight"][3:5].fill_(float("nan"))),
+        r"model\.norm\.weight holds 2 numbers that are NaN or infinite as float32: take an earlier checkpoint",
+    ),
+    "infinity": (
+        tensors(lambda content: content["model.layers.1.mlp.up_proj.weight"][3, 5].fill_(-float("inf"))),
+        r"model\.layers\.1\.mlp\.up_proj\.weight holds 1 numbers",
+    ),
     "tied and not": (
         lambda folder: (config(tie_word_embeddings=True)(folder), tensors(add_head)(folder)),
         r"config\.json ties lm_head\.weight to model\.embed_tokens\.weight, but the file holds two different ones",
@@ -303,6 +334,16 @@ def test_missing_folder(tmp_path: Path) -> None:
 def test_dtype_that_is_no_weight_dtype(folder_of: Any) -> None:
     with pytest.raises(ValueError, match=r"dtype=torch\.int8: weights are read as one of float32"):
         load_model(folder_of(NAME), dtype=torch.int8)
+
+
+def test_weights_that_are_not_finite_are_loaded_on_request(folder_of: Any) -> None:
+    """A number that is finite in the file may be too large for the dtype that is asked for."""
+    folder = folder_of(NAME)
+    tensors(lambda content: content["model.norm.weight"].mul_(1e6))(folder)
+    assert load_model(folder).norm.weight.abs().max() > 65504
+    with pytest.raises(ValueError, match=r"model\.norm\.weight holds \d+ numbers that are NaN or infinite as float16"):
+        load_model(folder, dtype=torch.float16)
+    assert load_model(folder, dtype=torch.float16, finite=False).norm.weight.isinf().any()
 
 
 def test_weights_that_do_not_fit(folder_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,10 @@ NEW_MODELS = {
     "llama-tied": ({"tied_embeddings": True}, "llama"),
     "llama-biases": ({"qkv_bias": True, "output_bias": True, "feedforward_bias": True}, "llama"),
     "qwen2": ({"qkv_bias": True}, "qwen2"),
+    "qwen2-window": ({"qkv_bias": True, "sliding_window": 6, "windowed_from": 1}, "qwen2"),
+    "mistral-window": ({"sliding_window": 6}, "mistral"),
+    "qwen3": ({"qk_norm": True}, "qwen3"),
+    "qwen3-window": ({"qk_norm": True, "head_width": 12, "sliding_window": 6, "tied_embeddings": True}, "qwen3"),
     "qwen2-tied": ({"qkv_bias": True, "tied_embeddings": True, "head_width": 12}, "qwen2"),
 }
 
@@ -191,7 +195,10 @@ def test_new_model(changes: Any, family: str, load_theirs: Any, tmp_path: Path, 
         torch.testing.assert_close(theirs(tokens_BT).logits, model(tokens_BT), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("changes", [{"output_bias": True}, {"qkv_bias": True, "feedforward_bias": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"output_bias": True}, {"qkv_bias": True, "feedforward_bias": True}, {"sliding_window": 6, "windowed_from": 1}],
+)
 def test_new_model_that_no_family_can_express(changes: dict[str, bool], tmp_path: Path) -> None:
     model = Transformer(dataclasses.replace(SCRATCH, **changes))
     with pytest.raises(ValueError, match=r"llama checkpoint can't say .*qwen2 checkpoint can't say"):
@@ -290,17 +297,25 @@ def test_resolve_leaves_a_folder_alone(tmp_path: Path) -> None:
     assert resolve(tmp_path) == resolve(str(tmp_path)) == tmp_path
 
 
-def test_resolve_fetches_an_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("asked", "revision"), [("", None), ("@v1.0", "v1.0"), ("@refs/pr/7", "refs/pr/7")])
+def test_resolve_fetches_an_id(
+    asked: str, revision: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     calls = []
 
-    def fetch(repo: str, *, allow_patterns: list[str]) -> str:
-        calls.append((repo, allow_patterns))
+    def fetch(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        calls.append((repo, revision, allow_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    assert resolve("org/name-1.5B") == tmp_path
-    ((repo, patterns),) = calls
-    assert repo == "org/name-1.5B"
+    # Without safetensors the older weights are fetched, too.
+    assert resolve(f"org/name-1.5B{asked}") == tmp_path
+    assert [call[2][-1] for call in calls] == ["vocab.txt", "pytorch_model*.bin"]
+    calls.clear()
+    (tmp_path / "model.safetensors").touch()
+    assert resolve(f"org/name-1.5B{asked}") == tmp_path
+    ((repo, fetched, patterns),) = calls
+    assert (repo, fetched) == ("org/name-1.5B", revision)
     assert {"*.json", "*.safetensors", "*.model"} <= set(patterns)
     assert not any(pattern.endswith((".py", ".bin")) for pattern in patterns)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from handscroll.kvcache import Full
 from handscroll.model import Capture, Layout
 
 TOLERANCE = 1e-4
@@ -34,6 +35,19 @@ def test_logits_of_padded_rows_equal_transformers(pair: Any) -> None:
         theirs = pair.theirs(tokens_BT, attention_mask=mask_BT.long()).logits
     torch.testing.assert_close(ours[mask_BT], theirs[mask_BT], atol=TOLERANCE, rtol=0)
     assert ours.isfinite().all()
+
+
+def test_logits_of_padded_rows_with_a_cache_equal_transformers(pair: Any) -> None:
+    """Read in three pieces into a cache that keeps what a layer can see, rows of different lengths."""
+    tokens_BT, mask_BT = padded(LENGTHS[0])
+    cache, ours = Full().start(pair.ours.config, pair.ours.position, len(LENGTHS)), []
+    with torch.no_grad():
+        theirs = pair.theirs(tokens_BT, attention_mask=mask_BT.long()).logits
+        for first, last in ((0, 9), (9, 10), (10, LENGTHS[0])):
+            lengths = [min(max(length - first, 0), last - first) for length in LENGTHS]
+            layout = Layout.rows(lengths, cache.lengths, size=last - first)
+            ours.append(pair.ours(tokens_BT[:, first:last], layout, cache))
+    torch.testing.assert_close(torch.cat(ours, dim=1)[mask_BT], theirs[mask_BT], atol=TOLERANCE, rtol=0)
 
 
 def test_padding_is_inert(pair: Any) -> None:

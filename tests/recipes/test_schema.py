@@ -60,7 +60,7 @@ MISTAKES = {
     "unknown objective": ("objective=stf", "objective.name=stf is unknown; did you mean sft? Known are causal_lm, sft"),
     "an option of another objective": (
         "objective.crossbatch=[0]",
-        "objective.crossbatch is not a key of a recipe; known in objective are name",
+        "objective.crossbatch is not a key of a recipe; known in objective are name, label_smoothing, z_loss",
     ),
     "no list of layers": (
         "objective={name: sft, crossbatch: 1}",
@@ -85,7 +85,8 @@ MISTAKES = {
     "biases of alibi": (
         "model.position=alibi",
         "model: rotary positions are all that a llama checkpoint can say, not AlibiOptions(); rotary positions are all "
-        "that a qwen2 checkpoint can say, not AlibiOptions(); a baichuan checkpoint can't say qkv_bias=True: save a "
+        "that a qwen2 checkpoint can say, not AlibiOptions(); rotary positions are all that a mistral checkpoint can "
+        "say, not AlibiOptions(); rotary positions are all that a qwen3 checkpoint can say, not AlibiOptions(); a baichuan checkpoint can't say qkv_bias=True: save a "
         "model whose config one of them has",
     ),
     "theta of alibi": (

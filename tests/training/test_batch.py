@@ -85,7 +85,7 @@ def test_a_packed_document_has_the_loss_and_gradient_of_being_alone(make_model: 
     for number, row in enumerate(documents):
         masked = [TokenRow(r.ids, [n == number] * len(r.ids)) for n, r in enumerate(documents)]
         batch = collate([masked[:3], masked[3:]], pad_id=0)
-        found = token_loss({"model": model}, batch, chunk=8).terms["likelihood"]
+        found = token_loss({"model": model}, batch, 8, CausalLM()).terms["likelihood"]
         assert found.count == len(row.ids) - 1
         torch.testing.assert_close(found.sum, alone[number].sum, rtol=1e-6, atol=1e-6)
 

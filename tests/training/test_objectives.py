@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from handscroll.model import Transformer
 from handscroll.training import OBJECTIVES, SFT, Batch, CausalLM, Objective, TokenRow
 from handscroll.training.objectives.causal_lm import supervised_places
+from handscroll.training.objectives.objective import TokenLoss
 
 RNG = torch.Generator()
 MakeModel = Callable[..., Transformer]
@@ -160,3 +161,26 @@ def test_an_empty_mask_is_an_error_that_says_what_to_do() -> None:
         CausalLM().make_batch([[TokenRow([1]), TokenRow([2])]], RNG)
     with pytest.raises(ValueError, match="1 tokens has no next token"):
         CausalLM().prepare({}, [TokenRow([1])], RNG)
+
+
+@pytest.mark.parametrize("kind", [CausalLM, SFT])
+def test_smoothing_and_z_loss(kind: type[TokenLoss], make_model: MakeModel, make_rows: MakeRows) -> None:
+    """Against PyTorch's loss of the same logits; the metric is the likelihood without either."""
+    model, rows = make_model(), make_rows(9, masked=True)
+    objective = kind(label_smoothing=0.2, z_loss=0.05)
+    batch = objective.make_batch([rows], RNG)
+    loss = objective.loss({"model": model}, batch)
+    supervised_T = batch.targets_BT[0] != -100
+    logits_TV, targets_T = model(batch.tokens_BT)[0][supervised_T].detach(), batch.targets_BT[0][supervised_T]
+    expected = F.cross_entropy(logits_TV, targets_T, reduction="sum", label_smoothing=0.2)
+    expected = expected + 0.05 * logits_TV.exp().sum(-1).log().square().sum()
+    torch.testing.assert_close(loss.terms["likelihood"].sum, expected, rtol=1e-5, atol=0)
+    assert loss.metrics["nll"] == pytest.approx(float(F.cross_entropy(logits_TV, targets_T)), rel=1e-5)
+    assert kind().loss({"model": model}, batch).metrics == {}
+
+
+def test_impossible_losses() -> None:
+    with pytest.raises(ValueError, match=r"label_smoothing=1\.0: a part of each target, 0 or more and below 1"):
+        CausalLM(label_smoothing=1.0)
+    with pytest.raises(ValueError, match=r"z_loss=inf: a weight, 0 or more, such as 1e-4"):
+        SFT(z_loss=float("inf"))

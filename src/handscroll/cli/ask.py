@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handscroll.cli.commands import DOTTED, DrawingSeed, Temperature, dotted
+from handscroll.cli.commands import DOTTED, Device, DrawingSeed, Dtype, Temperature, dotted
 from handscroll.cli.display import console, print_json
 from handscroll.cli.read import show_reading
 
@@ -45,6 +45,8 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,
     temperature: Temperature = 0.0,
     seed: DrawingSeed = 0,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     as_json: Annotated[
         bool,
         typer.Option(
@@ -74,7 +76,7 @@ def ask(
         raise ValueError("say what the questions are about: either --memory, or --file once or several times")
     if memory is not None and (cache is not None or ctx.meta.get(DOTTED)):
         raise ValueError(f"{memory} has a way of remembering of its own: leave --cache out, or read again with --file")
-    loaded = handscroll.load(model)
+    loaded = handscroll.load(model, dtype=dtype, device=device)
     from handscroll.kvcache import describe
     from handscroll.recipes.ask import ask as answer
 

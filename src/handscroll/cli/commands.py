@@ -6,10 +6,15 @@ handscroll generate MODEL PROMPT --cache sliding_window --cache.window=256
 from __future__ import annotations
 
 import difflib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from handscroll.recipes.events import Advice
 
 FAILED, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 # What a user can put right. Running out of memory is among them: the way out is another setting.
@@ -35,12 +40,24 @@ Temperature = Annotated[
 DrawingSeed = Annotated[int, typer.Option(help="Of drawing at a temperature above 0.")]
 
 
+# Options of every verb that loads a model.
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Of the weights: float32, bfloat16, float16, or auto, which is float32 on a CPU and as in the file on a "
+        "GPU."
+    ),
+]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, or auto, a GPU where there is one.")]
+
+
 class Commands(TyperGroup):
     """The verbs, with what happens when one of them fails."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own context, whatever it wraps
         try:
-            return super().invoke(ctx)
+            with advice_in_one_line():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             besides = RESUMABLE.get(ctx.invoked_subcommand or "") if ctx.meta.get(CAN_RESUME, True) else None
             _say("interrupted" if besides is None else f"interrupted; the same command{besides} goes on")
@@ -52,6 +69,23 @@ class Commands(TyperGroup):
                 raise
             _say(_in_words(error))
             raise typer.Exit(USER_MISTAKE if isinstance(error, MISTAKES) else FAILED) from None
+
+
+@contextmanager
+def advice_in_one_line() -> Iterator[None]:
+    """What a recipe advises goes to stderr as any other line of ours, without a place in the code."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=Advice)
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *args: Any, **options: Any) -> None:
+            if issubclass(category, Advice):
+                _say(f"note: {message}")
+            else:
+                show(message, category, *args, **options)
+
+        warnings.showwarning = say
+        yield
 
 
 class DottedCommand(TyperCommand):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handscroll.cli.commands import CAN_RESUME, comma_list, dotted
+from handscroll.cli.commands import CAN_RESUME, Device, Dtype, comma_list, dotted
 from handscroll.cli.display import console, follow, print_json, print_table, showing
 from handscroll.recipes.events import Advance
 
@@ -58,6 +58,8 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the synthetic text and the questions.")] = 0,
     language: Annotated[str, typer.Option(help="en, zh, or both.")] = "en,zh",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -89,14 +91,15 @@ def evaluate(
         options["questions"] = questions
     options |= dotted(ctx, "suite")
     people, made, suites = console(as_json), _policies(policies), comma_list(suite)
+    placed = {"dtype": dtype, "device": device}
     if len(suites) == 1 and lengths is None:
         options = {"tokens": length, **options}
         ctx.meta[CAN_RESUME] = False
-        tables, result = _one(model, suites[0], made, options, out, people)
+        tables, result = _one(model, placed, suites[0], made, options, out, people)
     else:
         ctx.meta[CAN_RESUME] = out is not None
         sizes = parse_lengths(lengths) if lengths is not None else (length,)
-        tables, result = _battery(model, suites, sizes, made, options, out, people)
+        tables, result = _battery(model, placed, suites, sizes, made, options, out, people)
     if as_json:
         print_json(result)
     else:
@@ -105,7 +108,13 @@ def evaluate(
 
 
 def _one(
-    model: str, suite: str, policies: list[Policy], options: dict[str, Any], out: Path | None, people: Console
+    model: str,
+    placed: dict[str, str],
+    suite: str,
+    policies: list[Policy],
+    options: dict[str, Any],
+    out: Path | None,
+    people: Console,
 ) -> tuple[list[Table], dict[str, Any]]:
     """One suite at one length, shown as its own table."""
     from handscroll.recipes.output import check_writable
@@ -121,7 +130,9 @@ def _one(
     found = find_suite(suite)
     table: Table | None = None
     with showing(people) as display:
-        for step in found.steps(Subject(*handscroll.load(model)), policies, **options):
+        for step in found.steps(
+            Subject(*handscroll.load(model, dtype=placed["dtype"], device=placed["device"])), policies, **options
+        ):
             if isinstance(step, Table):
                 table = step
                 continue
@@ -138,6 +149,7 @@ def _one(
 
 def _battery(
     model: str,
+    placed: dict[str, str],
     suites: tuple[str, ...],
     lengths: tuple[int, ...],
     policies: list[Policy],
@@ -151,7 +163,7 @@ def _battery(
     from handscroll.measure.suites.record import Record
     from handscroll.recipes.evaluate import evaluate as run
 
-    finished = follow(people, run(model, Battery(suites, lengths, tuple(policies), options), out))
+    finished = follow(people, run(model, Battery(suites, lengths, tuple(policies), options), out, **placed))
     assert finished is not None
     records = [Record.from_json(row) for row in finished.result["records"]]
     return battery_tables(records), finished.result

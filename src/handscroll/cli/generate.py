@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from handscroll.cli.commands import DrawingSeed, Temperature, dotted
+from handscroll.cli.commands import Device, DrawingSeed, Dtype, Temperature, dotted
 from handscroll.cli.display import console, print_json, showing
 from handscroll.recipes.events import Advance
 
@@ -42,6 +42,8 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(help="Where to stop at the latest, in tokens.")] = 64,
     temperature: Temperature = 0.0,
     seed: DrawingSeed = 0,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     chat: Annotated[
         bool, typer.Option("--chat/--no-chat", help="Take the prompt as a message, and have it answered.")
     ] = False,
@@ -67,7 +69,7 @@ def generate(
         raise ValueError("--chat answers a message: give it as PROMPT")
     import handscroll
 
-    loaded = handscroll.load(model)
+    loaded = handscroll.load(model, dtype=dtype, device=device)
     asked: Prompt = [{"role": "user", "content": text}] if chat else text
     started, total = time.perf_counter(), 0
     with showing(console(True)) as display:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from handscroll.cli.commands import dotted
+from handscroll.cli.commands import Device, Dtype, dotted
 from handscroll.cli.display import console, print_json, showing
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def read(
             "follow with a dot, such as --cache.window=256."
         ),
     ] = "block_memory",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a reading to the same file that was stopped, or killed.")
     ] = False,
@@ -65,7 +67,7 @@ def read(
     import handscroll
     from handscroll.recipes.read import begin, go_on, length_of
 
-    loaded = handscroll.load(model)
+    loaded = handscroll.load(model, dtype=dtype, device=device)
     memory = begin(loaded.model, loaded.tokenizer, text, policy, model)
     if resume:
         memory = go_on(save, loaded.model, memory)

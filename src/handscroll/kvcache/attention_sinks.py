@@ -21,7 +21,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from handscroll.kvcache.full import FullLayer
+from handscroll.kvcache.full_layer import FullLayer
 from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, tile_of
 from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
@@ -57,7 +57,7 @@ class AttentionSinks:
 
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         """ValueError where sinks, window and tile together exceed the trained window."""
-        sizes, shared, cuts = self.sizes(config.max_positions), PerForward(), PerForward()
+        sizes, shared, cuts = self.sizes(config.trained_window), PerForward(), PerForward()
         layers = [
             SinksLayer(position, stores.tokens(rows, sizes.sinks, sizes.held), shared, cuts, sizes)
             for _ in range(config.num_layers)

@@ -29,10 +29,10 @@ from handscroll.kvcache.attention_sinks import SinksLayer
 from handscroll.kvcache.block_index import BlockIndex
 from handscroll.kvcache.block_layer import BlockLayer
 from handscroll.kvcache.block_statistics import LayerStatistics, layer_statistics
-from handscroll.kvcache.full import FullLayer
 from handscroll.kvcache.layered import LayerCache, LayeredCache, Origin, PerForward, tile_of
 from handscroll.kvcache.representatives import REPRESENTATIVES
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
+from handscroll.kvcache.window_layer import text_layers
 from handscroll.model.config import ModelConfig
 from handscroll.model.position import Position
 
@@ -123,14 +123,14 @@ class BlockMemory(Lookup):
                 f"local_layers={self.local_layers} and dense_layers={self.dense_layers} leave block_memory none of "
                 f"the model's {config.num_layers} layers: choose fewer, or the policy attention_sinks or full"
             )
-        sizes, shared, cuts = Sizes.of(self, config.max_positions), PerForward(), PerForward()
-        near = sizes.without_archive
+        sizes, shared, cuts = Sizes.of(self, config.trained_window), PerForward(), PerForward()
+        near, whole = sizes.without_archive, text_layers(config, position, rows, stores, shared)
         layers: list[LayerCache] = []
         for layer in range(config.num_layers):
             if layer < self.local_layers:
                 layers.append(SinksLayer(position, stores.tokens(rows, near.sinks, near.held), shared, cuts, near))
             elif layer < self.local_layers + self.dense_layers:
-                layers.append(FullLayer(position, stores.tokens(rows), shared))
+                layers.append(whole[layer])
             else:
                 store = stores.blocks(self._index(), self.device_blocks)
                 layers.append(BlockLayer(self, sizes, position, store, rows, shared))

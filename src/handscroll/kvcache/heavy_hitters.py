@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from handscroll.kvcache.archive import nbytes
-from handscroll.kvcache.full import FullLayer
+from handscroll.kvcache.full_layer import FullLayer
 from handscroll.kvcache.keeping import keep
 from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, refuse_unless_turned_once, tile_of
 from handscroll.kvcache.queries import Queries
@@ -67,8 +67,8 @@ class HeavyHitters:
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         """ValueError where heavy, recent and tile together exceed the trained window that positions "cache" stay in."""
         if self.positions == "text":
-            refuse_unless_turned_once(position, "heavy_hitters with positions=text")
-        sizes, shared, cuts = self.sizes(config.max_positions), PerForward(), PerForward()
+            refuse_unless_turned_once(config, position, "heavy_hitters with positions=text")
+        sizes, shared, cuts = self.sizes(config.trained_window), PerForward(), PerForward()
         layers = [
             HeavyLayer(position, stores.tokens(rows, limit=sizes.attended), shared, cuts, sizes)
             for _ in range(config.num_layers)

@@ -15,6 +15,7 @@ from torch import Tensor
 from handscroll.kernels.attention import attention, attention_with_weights
 from handscroll.kvcache.state import State
 from handscroll.kvcache.stores import Stores
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
 from handscroll.model.position import Position
@@ -150,8 +151,17 @@ def tile_of(trained: int) -> int:
     return max(1, min(64, trained // 8))
 
 
-def refuse_unless_turned_once(position: Position, policy: str) -> None:
-    """ValueError where a key that was turned when it came doesn't say by itself where it stands in the text."""
+def refuse_unless_turned_once(config: ModelConfig, position: Position, policy: str) -> None:
+    """ValueError where a key that was turned when it came doesn't say by itself where it stands in the text.
+
+    So, too, where a layer has a window of its own: which keys are out of it, their slots don't tell.
+    """
+    if config.sliding_window is not None:
+        raise ValueError(
+            f"{policy} keeps keys from all over the text where they stood, but this model was trained to see "
+            f"{config.sliding_window:,} tokens (sliding_window): use full, sliding_window, attention_sinks, "
+            "block_memory, or heavy_hitters with positions=cache"
+        )
     if position.depends_on_length or position.adds_bias:
         raise ValueError(
             f"{policy} keeps keys as their place in the text turned them, but this model's positions turn anew as a "

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handscroll.kvcache.full import FullLayer
+from handscroll.kvcache.full_layer import FullLayer
 from handscroll.kvcache.keeping import keep
 from handscroll.kvcache.layered import LayerCache, LayeredCache, Origin, PerForward, refuse_unless_turned_once
 from handscroll.kvcache.queries import Queries
@@ -65,7 +65,7 @@ class Rule:
 
     def start(self, config: ModelConfig, origin: Origin, rows: int, heads: Sequence[int]) -> LayeredCache:
         """A cache whose layers hold these numbers of kv heads side by side, each in a store of its own."""
-        refuse_unless_turned_once(origin.position, self.policy)
+        refuse_unless_turned_once(config, origin.position, self.policy)
         shared, places = PerForward(), PerForward()
         layers = []
         for _ in range(config.num_layers):

@@ -36,27 +36,36 @@ from handscroll.model.weight_files import (
 
 CONFIG = "config.json"
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-# What a model and its tokenizer need; never Python files.
+# What a model and its tokenizer need; never Python files. Older weights only where there are no others.
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
+OLDER_WEIGHTS = ("pytorch_model*.bin",)
+HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
 def resolve(folder_or_id: str | Path) -> Path:
     """A local folder as it is; else a hub id such as "org/name" is downloaded (or found in the local cache).
 
+    "org/name@revision" is a branch, a tag or a commit. Where files are kept, with what token they are fetched and from
+    where is said by the hub client's own variables: HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.
     Raises MissingCheckpoint where it is neither, or where the hub can't be reached.
     """
     folder = Path(folder_or_id).expanduser()
     if folder.is_dir():
         return folder
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(folder_or_id)) or folder.exists():
+    asked = HUB_ID.fullmatch(str(folder_or_id))
+    if asked is None or folder.exists():
         raise MissingCheckpoint(
             f"{folder_or_id} is not a folder: give a folder that holds {CONFIG}, or org/name of a hub"
         )
     # Only here: a local folder needs no network client.
     from huggingface_hub import snapshot_download
 
+    def fetch(patterns: Iterable[str]) -> Path:
+        return Path(snapshot_download(asked["name"], revision=asked["revision"], allow_patterns=list(patterns)))
+
     try:
-        return Path(snapshot_download(str(folder_or_id), allow_patterns=list(HUB_FILES)))
+        found = fetch(HUB_FILES)
+        return found if any(found.glob("*.safetensors")) else fetch((*HUB_FILES, *OLDER_WEIGHTS))
     # The client raises its own errors, those of the network beneath it, and ValueErrors: the way out is the same.
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
@@ -67,13 +76,18 @@ def resolve(folder_or_id: str | Path) -> Path:
 
 
 def load_model(
-    folder: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    finite: bool = True,
 ) -> Transformer:
     """Reads a folder of a known family; tensors keep the file's dtype unless `dtype` is given.
 
     Raises MissingCheckpoint for what isn't there; ValueError for a family or a config that isn't supported, for a
-    damaged file, and for tensors that are missing, unexpected or of another shape than config.json says; DoesNotFit
-    where the weights need more memory than there is.
+    damaged file, for tensors that are missing, unexpected or of another shape than config.json says, and, unless
+    `finite` is False, for a tensor that holds NaN or infinity, here or in `dtype`; DoesNotFit where the weights need
+    more memory than there is.
     """
     if dtype is not None and dtype not in WEIGHT_DTYPES:
         raise ValueError(f"dtype={dtype}: weights are read as one of {_named(WEIGHT_DTYPES)}")
@@ -94,7 +108,11 @@ def load_model(
         f"the weights of {folder}",
         device,
     )
-    state = {own: tensors.pop(name).to(device=device, dtype=dtype) for name, own in names.items()}
+    state = {}
+    for name, own in names.items():
+        state[own] = tensors.pop(name).to(device=device, dtype=dtype)
+        if finite:
+            _check_finite(folder, name, state[own])
     model.load_state_dict(state, assign=True)
     model.source = Source(source_config, source_dtype, tied_head, extra)
     return model
@@ -211,6 +229,17 @@ def _check_tensors(folder: Path, expected: Mapping[str, Tensor], found: Mapping[
             raise ValueError(
                 f"{folder}: {name} is {tensor.dtype}; supported: {allowed}: use the unquantized checkpoint"
             )
+
+
+def _check_finite(folder: Path, name: str, tensor: Tensor) -> None:
+    """One pass, and no copy: NaN is carried on by the smallest and the largest number, infinity is one of them."""
+    low, high = torch.aminmax(tensor)
+    if not (low.isfinite() and high.isfinite()):
+        raise ValueError(
+            f"{folder}: {name} holds {int((~tensor.isfinite()).sum())} numbers that are NaN or infinite as "
+            f"{_named([tensor.dtype])}: take an earlier checkpoint or another dtype; in Python, finite=False loads it "
+            "all the same"
+        )
 
 
 def _named(dtypes: Iterable[torch.dtype]) -> str:

@@ -35,7 +35,9 @@ class RopeOptions(PositionOptions):
 class ModelConfig:
     """Sizes and slots of one decoder. Widths are in features, lengths in tokens.
 
-    `max_positions` is the trained window: no position encoding has seen a larger distance.
+    `max_positions` is the trained window: no position encoding has seen a larger distance. In layers from
+    `windowed_from` on a token sees itself and the `sliding_window` - 1 before it, with a cache or without one.
+    `qk_norm` normalizes each head's queries and keys before they are turned (arXiv 2010.04245).
     `num_kv_heads` equal to `num_heads` is multi-head attention, 1 is multi-query attention.
     """
 
@@ -55,6 +57,9 @@ class ModelConfig:
     qkv_bias: bool = False
     output_bias: bool = False
     feedforward_bias: bool = False
+    qk_norm: bool = False
+    sliding_window: int | None = None
+    windowed_from: int = 0
     tied_embeddings: bool = False
 
     def __post_init__(self) -> None:
@@ -67,7 +72,20 @@ class ModelConfig:
                 f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}: "
                 "every kv head serves the same number of query heads"
             )
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ValueError(f"sliding_window={self.sliding_window}: a token sees at least itself, which is 1")
+        if not 0 <= self.windowed_from < self.num_layers:
+            raise ValueError(f"windowed_from={self.windowed_from}: the layers are 0 to {self.num_layers - 1}")
         self.position.check_head(self.head_width)
+
+    def window_of(self, layer: int) -> int | None:
+        """How many tokens a token of this layer sees, itself among them; None: all before it."""
+        return self.sliding_window if layer >= self.windowed_from else None
+
+    @property
+    def trained_window(self) -> int:
+        """As many tokens as every layer has learnt to see at a time: the narrowest of its windows."""
+        return min(self.max_positions, self.sliding_window or self.max_positions)
 
 
 def chosen(slot: str, name: str, variants: Mapping[str, Variant]) -> Variant:

@@ -58,7 +58,7 @@ def matrix_count(config: ModelConfig) -> int:
 
 
 def kv_bytes(config: ModelConfig, tokens: int, dtype: torch.dtype = torch.float32) -> int:
-    """Keys and values of `tokens` tokens (of all rows together), kept in full: 2 L K D each."""
+    """Keys and values of `tokens` tokens (of all rows together), kept in full by every layer: 2 L K D each."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_width * tokens * dtype.itemsize
 
 
@@ -80,7 +80,8 @@ def training_bytes(
 
     Activations are an estimate of what the backward pass reads again, in numbers per token:
     a layer 6 E + 3 H D + 2 K D + 4 F + H + 2 (both norms' input, scaled and output; rotated q and k, v, attention's
-    output twice, its log-sum-exp; gate, silu, up, their product), the final norm 2 E + 1, and 2 V of logits and their
+    output twice, its log-sum-exp; gate, silu, up, their product), with normalized queries and keys 2 H D + 2 K D + H +
+    K more (their input, scaled), the final norm 2 E + 1, and 2 V of logits and their
     gradient. With activation checkpointing a layer keeps E, and one layer at a time is whole. Masks are not counted.
     Raises ValueError for an optimizer that isn't known.
     """
@@ -92,6 +93,8 @@ def training_bytes(
         slots = matrices + OPTIMIZER_SLOTS["adamw"] * (count - matrices)
     heads_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
     layer = 6 * config.width + 3 * heads_width + 2 * kv_width + 4 * config.feedforward_width + config.num_heads + 2
+    if config.qk_norm:
+        layer += 2 * (heads_width + kv_width) + config.num_heads + config.num_kv_heads
     layers = config.num_layers * config.width + layer if activation_checkpointing else config.num_layers * layer
     logits = 2 * config.vocab_size * (tokens if logits_at_once is None else min(logits_at_once, tokens))
     return Footprint(
@@ -125,8 +128,8 @@ def readable(size: int) -> str:
 
 
 def _vectors_per_layer(config: ModelConfig) -> int:
-    """Two norms, and the biases that the config asks for."""
-    vectors = 2 * config.width
+    """Two norms, those of a head's queries and keys, and the biases that the config asks for."""
+    vectors = 2 * config.width + (2 * config.head_width if config.qk_norm else 0)
     if config.qkv_bias:
         vectors += (config.num_heads + 2 * config.num_kv_heads) * config.head_width
     if config.output_bias:

@@ -29,6 +29,7 @@ def initialize(model: Transformer, seed: int) -> None:
     | o, down | normal, std 1 / sqrt(fan in) / sqrt(2 * layers): the residual stream keeps its size (GPT-2) |
     | biases | 0 |
     | norm weights | 1; the last one 1 / sqrt(E) where the embedding is the head too, so that logits have std 1 |
+    | norm weights of queries and keys | 1: a score's std is then 1, whatever was projected |
     """
     generator = torch.Generator().manual_seed(seed)
     config = model.config

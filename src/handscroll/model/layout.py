@@ -88,15 +88,17 @@ class Layout:
             and all(length == self.index_BT.shape[1] for length in lengths)
         )
 
-    def mask(self, asking: Layout | None = None) -> Tensor | None:
+    def mask(self, asking: Layout | None = None, window: int | None = None) -> Tensor | None:
         """Who sees whom within this forward: (B, 1, T, T) boolean, or None where plain causality says it all.
 
-        With `asking`, places picked from this layout, only these look: (B, 1, Q, T).
+        With `asking`, places picked from this layout, only these look: (B, 1, Q, T). With `window` none looks further.
         """
-        if self.document_BT is None and self.is_uniform and asking is None:
+        if window is not None and window >= self.index_BT.shape[1]:
+            window = None
+        if self.document_BT is None and self.is_uniform and asking is None and window is None:
             return None
         asking = asking or self
-        mask_BQS = visible(asking.index_BT, self.index_BT)
+        mask_BQS = visible(asking.index_BT, self.index_BT, window)
         if asking.document_BT is not None and self.document_BT is not None:
             mask_BQS &= asking.document_BT[:, :, None] == self.document_BT[:, None, :]
         return mask_BQS[:, None]
@@ -138,10 +140,13 @@ def pick(x_BTF: Tensor, wanted_BQ: Tensor) -> Tensor:
     return x_BTF.gather(1, wanted_BQ[..., None].expand(-1, -1, x_BTF.shape[-1]))
 
 
-def visible(query_index_BT: Tensor, key_index_BS: Tensor) -> Tensor:
-    """(B, T, S): a query sees real keys that are not after it.
+def visible(query_index_BT: Tensor, key_index_BS: Tensor, window: int | None = None) -> Tensor:
+    """(B, T, S): a query sees real keys that are not after it; with `window` itself and the `window` - 1 before it.
 
     Padding queries see every key: their output is never read, and a softmax over nothing would spread NaN.
     """
     query_BT1, key_B1S = query_index_BT[:, :, None], key_index_BS[:, None, :]
-    return ((key_B1S <= query_BT1) & (key_B1S >= 0)) | (query_BT1 < 0)
+    seen_BTS = (key_B1S <= query_BT1) & (key_B1S >= 0)
+    if window is not None:
+        seen_BTS &= query_BT1 - key_B1S < window
+    return seen_BTS | (query_BT1 < 0)

@@ -98,15 +98,17 @@ class CachePolicy(Protocol):
 
 
 class DirectMemory:
-    """Attention among the forward's own tokens. Stateless, so one instance serves all layers and any recomputation.
+    """Attention among the forward's own tokens. Stateless: one serves all layers of a `window`, and any recomputation.
 
     `crossbatch`: of all tokens some look across rows.
     """
 
     some_may_ask = True
 
-    def __init__(self, position: Position, layout: Layout, crossbatch: Crossbatch | None = None):
-        self.position = position
+    def __init__(
+        self, position: Position, layout: Layout, crossbatch: Crossbatch | None = None, window: int | None = None
+    ):
+        self.position, self.window = position, window
         self.rotation = rotation_of(position, layout)
         self.mask = self._mask(layout)
         self.crossbatch = crossbatch
@@ -131,7 +133,7 @@ class DirectMemory:
 
     def _mask(self, layout: Layout, asking: Layout | None = None) -> Tensor | None:
         """Who sees whom, with the position's bias where it has one; None where plain causality says it all."""
-        mask_B1TS = layout.mask(asking)
+        mask_B1TS = layout.mask(asking, self.window)
         if not self.position.adds_bias:
             return mask_B1TS
         return additive(bias_of(self.position, layout, asking), mask_B1TS, mask_B1TS is None)

@@ -116,9 +116,7 @@ class Transformer(nn.Module):
             batch, length = tokens_BT.shape
             starts = cache.lengths if cache is not None else None
             layout = Layout.rows([length] * batch, starts, device=tokens_BT.device)
-        memories: Sequence[LayerMemory] = (
-            [DirectMemory(self.position, layout)] * len(self.layers) if cache is None else cache.layers
-        )
+        memories: Sequence[LayerMemory] = self._direct(layout) if cache is None else cache.layers
         # A cache is mutated by attention: a block that is recomputed would append its tokens twice.
         recompute = self.activation_checkpointing and torch.is_grad_enabled() and cache is None
         last = None if wanted_BQ is None else Asking(wanted_BQ, layout.pick(wanted_BQ))
@@ -140,6 +138,12 @@ class Transformer(nn.Module):
                 weights.append(weights_BHTS)
         last_BTE, _ = self.norm(x_BTE, layout if last is None else last.layout)
         return Hidden(last_BTE, tuple(layers), tuple(weights))
+
+    def _direct(self, layout: Layout) -> list[LayerMemory]:
+        """What each layer attends to without a cache; layers that see equally far share one."""
+        windows = [self.config.window_of(layer) for layer in range(len(self.layers))]
+        made = {window: DirectMemory(self.position, layout, window=window) for window in set(windows)}
+        return [made[window] for window in windows]
 
     def logits(self, hidden_BTE: Tensor) -> Tensor:
         """(..., E) -> (..., V)."""

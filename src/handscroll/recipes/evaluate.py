@@ -19,17 +19,20 @@ from handscroll.measure.suites.suite import Subject
 from handscroll.recipes.events import Advance, Event, Finished, Said
 from handscroll.recipes.folders import load_folder
 from handscroll.recipes.output import check_writable
+from handscroll.recipes.placement import AUTO
 from handscroll.text.files import write_files
 
 RESULTS = "results.json"
 
 
-def evaluate(model: str, battery: Battery, out: Path | None) -> Iterator[Event]:
+def evaluate(
+    model: str, battery: Battery, out: Path | None, *, dtype: str = AUTO, device: str = AUTO
+) -> Iterator[Event]:
     """Measures every cell that the folder `out` doesn't hold yet; writes results.json after each, and at last the page.
 
     ValueError where `out` holds the results of other arguments.
     """
-    arguments = arguments_of(model, battery)
+    arguments = arguments_of(model, battery, dtype)
     done: dict[Cell, Record] = {}
     if out is not None:
         check_writable(out)
@@ -41,7 +44,7 @@ def evaluate(model: str, battery: Battery, out: Path | None) -> Iterator[Event]:
     records = dict(done)
     if any(cell not in done for cell in cells):
         total, read, inside = sum(map(battery.work, cells)), sum(map(battery.work, done)), 0.0
-        for step in battery.run(Subject(*load_folder(model)), done):
+        for step in battery.run(Subject(*load_folder(model, dtype=dtype, device=device)), done):
             if isinstance(step, Record):
                 records[step.cell] = step
                 read, inside = read + battery.work(step.cell), 0.0
@@ -65,7 +68,7 @@ def evaluate(model: str, battery: Battery, out: Path | None) -> Iterator[Event]:
     yield Finished(arguments | {"tables": tables, "records": [each.to_json() for each in ordered]})
 
 
-def arguments_of(model: str, battery: Battery) -> dict[str, Any]:
+def arguments_of(model: str, battery: Battery, dtype: str = AUTO) -> dict[str, Any]:
     """What decides the results, as JSON would give it back."""
     given = {
         "model": model,
@@ -73,7 +76,7 @@ def arguments_of(model: str, battery: Battery) -> dict[str, Any]:
         "lengths": battery.lengths,
         "policies": [describe(policy) for policy in battery.policies],
         "options": dict(battery.options),
-    }
+    } | ({} if dtype == AUTO else {"dtype": dtype})
     plain: dict[str, Any] = json.loads(json.dumps(given))
     return plain
 

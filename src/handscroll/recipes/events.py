@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 WORTH_TELLING = 0.02
 
 
+class Advice(UserWarning):
+    """A choice that works, and that somebody may not want; the command line says it in one line."""
+
+
 class Advance(NamedTuple):
     """One piece of work has come this far: `done` of `total` `unit`s; `tokens_per_second` and `note` where known."""
 

@@ -73,7 +73,7 @@ def _run(
 
 
 def _write(folder: Path, out: Path, to: int, config: ModelConfig) -> None:
-    model, tokenizer = load_folder(folder)
+    model, tokenizer = load_folder(folder, dtype=None, device="cpu")
     allow_length(tokenizer, to)
     save_folder(with_config(model, config), tokenizer, out)
 

@@ -17,6 +17,7 @@ from handscroll.model.checkpoint import lay_by_columns, load_model, read_config,
 from handscroll.model.stretching import stretch
 from handscroll.model.weight_files import read_json, write_json
 from handscroll.recipes.output import check_writable
+from handscroll.recipes.placement import AUTO, chosen_device, chosen_dtype
 from handscroll.text import Tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
@@ -33,16 +34,22 @@ class Loaded(NamedTuple):
 
 
 def load_folder(
-    folder_or_id: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    folder_or_id: str | Path,
+    *,
+    dtype: torch.dtype | str | None = AUTO,
+    device: torch.device | str = AUTO,
+    finite: bool = True,
 ) -> Loaded:
-    """Model and tokenizer of a folder or a hub id.
+    """Model and tokenizer of a folder or a hub id; for `dtype` and `device` see `placement.py`, `finite` `load_model`.
 
     Raises FileNotFoundError for what isn't there, ValueError for what is damaged, unsupported or doesn't fit together.
     """
+    device = chosen_device(device)
+    dtype = chosen_dtype(dtype, device)
     folder = resolve(folder_or_id)
     # The tokenizer first: it is read in no time, and weights may take minutes.
     tokenizer = Tokenizer.load(folder)
-    model = load_model(folder, dtype=dtype, device=device)
+    model = load_model(folder, dtype=dtype, device=device, finite=finite)
     check_vocabulary(tokenizer, model.config.vocab_size, str(folder))
     if model.device.type == "cpu":
         lay_by_columns(model)

@@ -201,7 +201,7 @@ class _Run:
         plan = yield from self._plan(tokenizer, material)
         yield from self._train(tokenizer, material, plan)
         # Always the saved one, wherever its weights came from: tensors lie at the same places in memory then.
-        model = load_folder(self.out / MODEL).model
+        model = load_folder(self.out / MODEL, device="cpu").model
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
         reading = Reading.of(material.document, tokenizer, self.options.window, self.scale.questions, self.options.seed)

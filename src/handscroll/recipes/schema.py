@@ -68,6 +68,8 @@ class NewModel(Section):
     feedforward_width: Size | None = Field(None, description="default: 8/3 of width, rounded up to a multiple of 32")
     window: Size = 512
     qkv_bias: bool = False
+    qk_norm: bool = False
+    sliding_window: Size | None = Field(None, description="tokens that a token sees, itself among them; default: all")
     tied: bool = True
     position: Literal["rope", "alibi"] = "rope"
     rope_theta: float = Field(10000.0, gt=0)
@@ -98,6 +100,8 @@ class NewModel(Section):
             max_positions=self.window,
             position=AlibiOptions() if self.position == "alibi" else RopeOptions(theta=self.rope_theta),
             qkv_bias=self.qkv_bias,
+            qk_norm=self.qk_norm,
+            sliding_window=self.sliding_window,
             tied_embeddings=self.tied,
         )
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from handscroll.generation import read
 from handscroll.kvcache import Policy, breaks_for
-from handscroll.kvcache.full import FullLayer
-from handscroll.kvcache.sliding_window import WindowLayer
+from handscroll.kvcache.full_layer import FullLayer
+from handscroll.kvcache.window_layer import WindowLayer
 from handscroll.measure.asking import prompt_ids
 from handscroll.measure.attended import attended_keys
 from handscroll.measure.policies import FULL_LIMIT, require_full

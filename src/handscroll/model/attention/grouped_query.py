@@ -1,5 +1,8 @@
 """Grouped-query attention (arXiv 2305.13245): K kv heads serve H query heads; K = H is multi-head, K = 1 multi-query.
 
+With `qk_norm` each head's queries and keys are normalized before they are turned, with one weight for all heads (as in
+Qwen3, arXiv 2505.09388): scores can't grow with the size of what is projected (arXiv 2010.04245).
+
 Letters: B batch, T tokens, Q tokens that ask, E model width, H heads, K kv heads, D head width, S keys.
 """
 
@@ -7,9 +10,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from handscroll.model.config import ModelConfig
+from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.layout import Asking, Layout, pick
 from handscroll.model.memory import LayerMemory
+from handscroll.model.norm import NORMS
 
 
 class GroupedQueryAttention(nn.Module):
@@ -21,6 +25,10 @@ class GroupedQueryAttention(nn.Module):
         self.k = nn.Linear(width, config.num_kv_heads * head_width, bias=bias)
         self.v = nn.Linear(width, config.num_kv_heads * head_width, bias=bias)
         self.o = nn.Linear(config.num_heads * head_width, width, bias=config.output_bias)
+        self.has_norm = config.qk_norm
+        if config.qk_norm:
+            norm = chosen("norm", config.norm, NORMS)
+            self.q_norm, self.k_norm = (norm(head_width, config.norm_eps) for _ in "qk")
 
     def forward(
         self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, asking: Asking | None = None
@@ -35,5 +43,8 @@ class GroupedQueryAttention(nn.Module):
             for projection, from_BTE in ((self.q, asking_BQE), (self.k, x_BTE), (self.v, x_BTE))
         )
         asking_layout = None if asking is None else asking.layout
+        if self.has_norm:
+            query_BHQD, _ = self.q_norm(query_BHQD, asking_layout or layout)
+            key_BKTD, _ = self.k_norm(key_BKTD, layout)
         out_BHQD, weights_BHQS = memory.attend(query_BHQD, key_BKTD, value_BKTD, layout, asking_layout)
         return self.o(out_BHQD.transpose(1, 2).flatten(2)), weights_BHQS

@@ -13,9 +13,11 @@ from handscroll.model.config import ModelConfig
 from handscroll.model.families.baichuan import BAICHUAN, BAICHUAN_7B
 from handscroll.model.families.family import Family, Source
 from handscroll.model.families.llama import LLAMA
+from handscroll.model.families.mistral import MISTRAL
 from handscroll.model.families.qwen2 import QWEN2
+from handscroll.model.families.qwen3 import QWEN3
 
-FAMILIES = {"llama": LLAMA, "qwen2": QWEN2, "baichuan": BAICHUAN}
+FAMILIES = {"llama": LLAMA, "qwen2": QWEN2, "mistral": MISTRAL, "qwen3": QWEN3, "baichuan": BAICHUAN}
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

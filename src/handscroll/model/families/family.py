@@ -18,6 +18,7 @@ from torch import Tensor
 from handscroll.model.config import ModelConfig, PositionOptions
 from handscroll.model.families.rope import read_rope, sayable, write_rope
 from handscroll.model.families.values import checked
+from handscroll.model.families.windows import TYPES, Windows, read_none, write_none
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Family:
     transformers takes for a missing one; `fixed` are the fields that the architecture decides by itself, `required` the
     keys that may have one value only. `modules` gives the name in the file of a module of `Transformer`, {} standing
     for the layer's number; tensors whose name matches `ignored` can be derived and are no weights.
-    `read_position` and `write_position` are a pair as in `rope.py`; `unpack` makes of a file's tensors those that
+    `read_position` and `write_position` are a pair as in `rope.py`, `read_windows` and `write_windows` one as in
+    `windows.py`; `unpack` makes of a file's tensors those that
     `modules` name, where several of them lie in one, and `pack` is its inverse.
     """
 
@@ -61,6 +63,8 @@ class Family:
     ignored: str = r"rotary_emb\.inv_freq$"
     read_position: Callable[[Mapping[str, Any], int], PositionOptions] = read_rope
     write_position: Callable[[dict[str, Any], PositionOptions], None] = write_rope
+    read_windows: Callable[[Mapping[str, Any], int], Windows] = read_none
+    write_windows: Callable[[dict[str, Any], Windows, int], None] = write_none
     unpack: Callable[[Mapping[str, Tensor], ModelConfig], dict[str, Tensor]] = as_they_are
     pack: Callable[[Mapping[str, Tensor], ModelConfig], dict[str, Tensor]] = as_they_are
 
@@ -70,6 +74,7 @@ class Family:
         values = dict(self.fixed)
         for name in self.keys:
             values[name] = self._value(name, config, values)
+        values |= self.read_windows(config, values["num_layers"])._asdict()
         return ModelConfig(position=self.read_position(config, values["max_positions"]), **values)
 
     def write(self, config: ModelConfig, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -86,8 +91,10 @@ class Family:
                 result[key] = wanted[name]
         if base is None or self.read_position(result, config.max_positions) != config.position:
             self.write_position(result, config.position)
-        if len(result.get("layer_types") or ()) not in (0, config.num_layers):
-            result["layer_types"] = ["full_attention"] * config.num_layers
+        windows = Windows(config.sliding_window, config.windowed_from)
+        is_as_deep = len(result.get(TYPES) or ()) in (0, config.num_layers)
+        if base is None or not is_as_deep or self.read_windows(result, config.num_layers) != windows:
+            self.write_windows(result, windows, config.num_layers)
         written = self.read(result)
         lost = [each.name for each in fields(config) if getattr(written, each.name) != getattr(config, each.name)]
         if lost:
@@ -117,6 +124,8 @@ class Family:
         value = config.get(key)
         if value is not None:
             return checked(value, next(str(each.type) for each in fields(ModelConfig) if each.name == name), key)
+        if key not in config and name in self.defaults:
+            return self.defaults[name]
         if name == "num_kv_heads":
             return values["num_heads"]
         if name == "head_width":
@@ -136,6 +145,3 @@ class Family:
                 raise ValueError(f"{key}={config[key]!r} isn't supported yet: only {allowed!r}")
         if config.get("quantization_config"):
             raise ValueError("quantization_config: quantized checkpoints aren't supported yet: use the unquantized one")
-        kinds = config.get("layer_types") or []
-        if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-            raise ValueError(f"layer_types={kinds!r} isn't supported yet: only 'full_attention' in every layer")

@@ -2,13 +2,16 @@
 
 from handscroll.model.families.family import Family
 from handscroll.model.families.llama import MODULES, SIZES
+from handscroll.model.families.windows import read_qwen, write_qwen
 
 QWEN2 = Family(
     model_type="qwen2",
     architecture="Qwen2ForCausalLM",
     keys=SIZES,
-    defaults={"max_positions": 32768, "norm_eps": 1e-6, "tied_embeddings": False},
+    defaults={"num_kv_heads": 32, "max_positions": 32768, "norm_eps": 1e-6, "tied_embeddings": False},
     fixed={"qkv_bias": True, "output_bias": False, "feedforward_bias": False},
-    required={"hidden_act": "silu", "use_sliding_window": False},
+    required={"hidden_act": "silu"},
     modules=MODULES,
+    read_windows=read_qwen,
+    write_windows=write_qwen,
 )

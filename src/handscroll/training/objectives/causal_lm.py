@@ -10,14 +10,14 @@ from torch import Tensor
 
 from handscroll.kernels.likelihood import CHUNK, IGNORE, cross_entropy_sum
 from handscroll.training.batch import Batch, TokenRow, Window, collate
-from handscroll.training.objectives.objective import Loss, Models, Term
+from handscroll.training.objectives.objective import Loss, Models, Term, TokenLoss
 
 # Above this share of a row's places the last layer is as fast for all of them.
 MOST_PLACES = 0.5
 
 
 @dataclass(frozen=True)
-class CausalLM:
+class CausalLM(TokenLoss):
     """Mean negative log-likelihood of every token given those before it in its document; masks are not looked at.
 
     `window` pads every batch to that many tokens; None pads to its longest window. `chunk` tokens of logits are held at
@@ -42,20 +42,26 @@ class CausalLM:
         return batch
 
     def loss(self, models: Models, batch: Batch) -> Loss:
-        return token_loss(models, batch, self.chunk)
+        return token_loss(models, batch, self.chunk, self)
 
 
-def token_loss(models: Models, batch: Batch, chunk: int) -> Loss:
+def token_loss(models: Models, batch: Batch, chunk: int, options: TokenLoss) -> Loss:
     """The likelihood term that every next-token objective shares: supervised targets of `models["model"]`."""
     model, targets_BT = models["model"], batch.targets_BT
     wanted_BQ = supervised_places(targets_BT)
     if wanted_BQ is not None:
         targets_BT = targets_BT.gather(1, wanted_BQ)
     hidden_BTE = model.hidden(batch.tokens_BT, batch.layout, wanted_BQ=wanted_BQ, crossbatch=batch.crossbatch).last_BTE
-    total, count = cross_entropy_sum(
-        hidden_BTE.flatten(0, 1), model.output_weight_VE, targets_BT.flatten(), chunk=chunk
+    total, count, nll = cross_entropy_sum(
+        hidden_BTE.flatten(0, 1),
+        model.output_weight_VE,
+        targets_BT.flatten(),
+        chunk=chunk,
+        label_smoothing=options.label_smoothing,
+        z_loss=options.z_loss,
     )
-    return Loss({"likelihood": Term(total, count)}, {})
+    is_plain = options.label_smoothing == options.z_loss == 0
+    return Loss({"likelihood": Term(total, count)}, {} if is_plain else {"nll": float(nll) / max(count, 1)})
 
 
 def supervised_places(targets_BT: Tensor) -> Tensor | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -32,6 +34,24 @@ class Loss(NamedTuple):
 
     terms: Mapping[str, Term]
     metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLoss:
+    """Options of every objective that learns the next token.
+
+    `label_smoothing` spreads so much of each target over the vocabulary; `z_loss` is the weight of log^2 of the
+    softmax's sum, which keeps logits from drifting (1e-4 in PaLM). The loss holds both; the metric "nll" neither.
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing}: a part of each target, 0 or more and below 1")
+        if not 0 <= self.z_loss < math.inf:
+            raise ValueError(f"z_loss={self.z_loss}: a weight, 0 or more, such as 1e-4")
 
 
 class Objective(Protocol):

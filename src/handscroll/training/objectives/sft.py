@@ -19,13 +19,13 @@ from handscroll.kernels.likelihood import CHUNK, IGNORE
 from handscroll.model import Crossbatch, Layout
 from handscroll.training.batch import Batch, TokenRow, Window, collate
 from handscroll.training.objectives.causal_lm import token_loss
-from handscroll.training.objectives.objective import Loss, Models
+from handscroll.training.objectives.objective import Loss, Models, TokenLoss
 
 WAY_OUT = "mark what the assistant says with {% generation %} in the chat template, or leave such rows out"
 
 
 @dataclass(frozen=True)
-class SFT:
+class SFT(TokenLoss):
     """Mean negative log-likelihood of the supervised tokens. `pad_id`, `window`, `chunk` as in `CausalLM`.
 
     `crossbatch` names layers, 0 the first and never the last, in which answers also see what stands before the first
@@ -46,6 +46,7 @@ class SFT:
     crossbatch_from: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if any(layer < 0 for layer in self.crossbatch):
             raise ValueError(f"crossbatch={self.crossbatch}: layers are counted from 0")
         if self.crossbatch_tokens < 1:
@@ -57,6 +58,11 @@ class SFT:
         """The rows as they are. Raises ValueError for a row without a mask, or with nothing supervised in it."""
         if self.crossbatch and max(self.crossbatch) >= (last := models["model"].config.num_layers - 1):
             raise ValueError(f"crossbatch={self.crossbatch}: this model's layers before the last are 0 to {last - 1}")
+        if self.crossbatch and (window := models["model"].config.sliding_window) is not None:
+            raise ValueError(
+                f"crossbatch={self.crossbatch}: other windows are further away than the {window} tokens that this "
+                "model sees (sliding_window): leave crossbatch out"
+            )
         for number, row in enumerate(rows):
             if row.supervised is None:
                 raise ValueError(
@@ -76,7 +82,7 @@ class SFT:
         return batch
 
     def loss(self, models: Models, batch: Batch) -> Loss:
-        return token_loss(models, batch, self.chunk)
+        return token_loss(models, batch, self.chunk, self)
 
 
 def look_across(batch: Batch, layers: tuple[int, ...], tokens: int, distance: int, rng: torch.Generator) -> Crossbatch:
