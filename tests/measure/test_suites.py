@@ -61,9 +61,9 @@ def test_perplexity_of_given_text_and_files(model: Transformer, tokenizer: Token
 def test_perplexity_table_aligns_policies_that_read_less() -> None:
     long = PositionCurve((0, 64, 128, 192, 256), (0.0, 0.0, 0.0, 0.0), (63, 64, 64, 64))
     short = PositionCurve((0, 64, 100), (0.0, 0.0), (63, 36))
-    table = perplexity_table([("long", long), ("short", short)])
-    assert table.column("positions") == ["0 to 64", "64 to 128", "128 to 256", "all", "tokens read"]
-    assert table.column("short") == [1.0, 1.0, None, 1.0, 100]
+    table = perplexity_table([("long", long), ("short", short)], [1.5, None])
+    assert table.column("positions") == ["0 to 64", "64 to 128", "128 to 256", "all", "bits per byte", "tokens read"]
+    assert table.column("short") == [1.0, 1.0, None, 1.0, None, 100]
 
 
 def test_mistakes_are_named(model: Transformer, tokenizer: Tokenizer) -> None:

@@ -15,6 +15,7 @@ from handscroll.measure.table import Table, Value
 FIGURES = {
     "score": ("Score", True),
     "perplexity": ("Perplexity", False),
+    "bits_per_byte": ("Bits per byte", False),
     "entropy": ("Entropy of attention, nats", False),
     "gold mass": ("Mass of attention on the gold", True),
 }

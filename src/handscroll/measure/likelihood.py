@@ -133,5 +133,10 @@ class NextToken:
         self._last_1E = hidden_TE[-1:].clone()
 
 
+def bits_per_byte(nll_sum: float, count: int) -> float | None:
+    """Bits that a byte of a text costs, if its tokens cost `nll_sum` nats; None where there is no byte."""
+    return nll_sum / math.log(2) / count if count else None
+
+
 def _perplexity(nll_sum: float, count: int) -> float | None:
     return math.exp(nll_sum / count) if count else None
