@@ -61,11 +61,12 @@ def test_records_survive_json(records: list[Record]) -> None:
 
 
 def test_tables_have_a_row_for_each_task_and_length(records: list[Record]) -> None:
-    score, perplexity, entropy, mass = score_tables(records)
+    score, perplexity, bits, entropy, mass = score_tables(records)
     assert score.columns == ("task", "length", "full", "sliding_window window=64")
     assert [row[:2] for row in score.rows] == [("kv en", 600), ("kv en", 1000)]
     assert perplexity.column("full")[1] == "not read: over full_limit=700"
     assert all(isinstance(value, float) for value in perplexity.column("sliding_window window=64"))
+    assert bits.title == "Bits per byte"
     assert entropy.column("task") == ["dispersion en", "dispersion en"]
     assert mass.title == "Mass of attention on the gold"
     cost = cost_table(records)

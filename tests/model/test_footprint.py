@@ -20,6 +20,7 @@ from handscroll.model.footprint import (
     readable,
     reading_bytes,
     require,
+    require_disk,
     training_bytes,
 )
 from handscroll.model.free_memory import available_memory
@@ -146,6 +147,12 @@ def test_what_fits_is_let_through_and_what_does_not_is_refused() -> None:
         require(10**18, "a galaxy")
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, MemoryError)
+
+
+def test_a_disk_without_room_is_named(tmp_path: Path) -> None:
+    require_disk(1, "a byte", tmp_path)
+    with pytest.raises(DoesNotFit, match=rf"^a galaxy needs 1000000\.0 TB in {tmp_path}, where .* is free: free some"):
+        require_disk(10**18, "a galaxy", tmp_path)
 
 
 def test_available_memory_is_below_the_machines() -> None:

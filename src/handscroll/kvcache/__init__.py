@@ -7,7 +7,8 @@ unrotated queries, keys and values to it and reads what comes back. A variant is
 Caches of one policy and model are joined (`join`); `memory_file.py` saves a cache and loads it.
 
 To add a policy:
-1. write `kvcache/NAME.py`: a frozen dataclass of options with `chunk_invariant` and `start`, and a `LayerCache`;
+1. write `kvcache/NAME.py`: a frozen dataclass of options with `chunk_invariant`, `start` and `plan` (`plan.py`), and a
+   `LayerCache`;
 2. rotate keys at insertion where nothing moves, at use where keys move or `position.depends_on_length`: then for the
    length of what is attended to; where `position.adds_bias`, attend with its bias between the same positions; decide
    visibility by index alone;
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handscroll.kvcache.attention_sinks import AttentionSinks
@@ -85,6 +87,13 @@ def breaks_for(policy: Policy, tokenizer: Tokenizer) -> Sequence[int]:
     return tokenizer.sentence_ends if cuts_sentences(policy) else ()
 
 
+def disk_of(policy: Policy) -> Path | None:
+    """The folder of the file that a policy's archive goes to; None where it stays in memory."""
+    if isinstance(policy, Offloaded) and policy.disk is not None:
+        return policy.disk
+    return disk_of(policy.inner) if isinstance(policy, Quantized | Offloaded) else None
+
+
 def describe(policy: Policy) -> dict[str, Any]:
     """The policy as `make_policy` takes it, defaults left out."""
     name = next(name for name, kind in POLICIES.items() if isinstance(policy, kind) and type(policy) is kind)
@@ -110,5 +119,6 @@ __all__ = [
     "breaks_for",
     "cuts_sentences",
     "describe",
+    "disk_of",
     "make_policy",
 ]

@@ -23,13 +23,14 @@ from torch import Tensor
 
 from handscroll.kvcache.full_layer import FullLayer
 from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, tile_of
+from handscroll.kvcache.plan import Text, planned_layers, without_numbers
 from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.kvcache.tiles import Piece, pieces, side_by_side, widened
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
-from handscroll.model.memory import Attended
-from handscroll.model.position import Position
+from handscroll.model.memory import Attended, Bytes
+from handscroll.model.position import Position, make_position
 
 Index = TypeVar("Index", int, Tensor)
 
@@ -63,6 +64,13 @@ class AttentionSinks:
             for _ in range(config.num_layers)
         ]
         return LayeredCache(layers, shared, Origin(self, stores, position))
+
+    def plan(self, config: ModelConfig, text: Text, stores: Stores = CONTIGUOUS) -> Bytes:
+        """The most that a cache holds of a text."""
+        sizes, shared, near = self.sizes(config.trained_window), PerForward(), without_numbers(stores)
+        store = near.tokens(text.rows, sizes.sinks, sizes.held)
+        layer = SinksLayer(make_position(config), store, shared, PerForward(), sizes)
+        return planned_layers([layer] * config.num_layers, config, text, stores)
 
     def sizes(self, trained: int) -> Sizes:
         """The sizes in force for a model that was trained on so many tokens."""
@@ -124,7 +132,7 @@ class SinksLayer(FullLayer):
         if asking is not None:
             return self._attend_some(query_BHTD, key_BKTD, value_BKTD, layout, asking)
         attended = []
-        for span, piece in self.cuts.get(layout, "pieces", lambda: self._pieces(layout)):
+        for span, piece in self.cuts.get(layout, "pieces", lambda: self.steps(layout)):
             parts = query_BHTD[:, :, span], key_BKTD[:, :, span], value_BKTD[:, :, span]
             attended.append(super().attend(*parts, piece))
         return side_by_side(attended, self.sizes.held)
@@ -135,7 +143,7 @@ class SinksLayer(FullLayer):
         """All tokens are remembered, these few ask: in a tile where none does, nothing is attended to (mutates)."""
         out_BHQD, weights_BHQS = torch.zeros_like(query_BHQD), None
         index_BQ = asking.index_BT.cpu()
-        for span, piece in self.cuts.get(layout, "pieces", lambda: self._pieces(layout)):
+        for span, piece in self.cuts.get(layout, "pieces", lambda: self.steps(layout)):
             assert piece.starts is not None and piece.lengths is not None
             first_B1, held_B1 = torch.tensor(piece.starts)[:, None], torch.tensor(piece.lengths)[:, None]
             here_BQ = (index_BQ >= first_B1) & (index_BQ < first_B1 + held_B1)
@@ -153,7 +161,11 @@ class SinksLayer(FullLayer):
                 weights_BHQS = now_BHQS if weights_BHQS is None else torch.where(here_B1Q1, now_BHQS, weights_BHQS)
         return Attended(out_BHQD, weights_BHQS)
 
-    def _pieces(self, layout: Layout) -> list[Piece]:
+    @property
+    def keeps(self) -> int:
+        return self.sizes.held
+
+    def steps(self, layout: Layout) -> list[Piece]:
         """Tile by tile; positions are those in the tile."""
         return [
             Piece(span, replace(piece, positions_BTP=self.sizes.positions(piece.index_BT)[..., None]))

@@ -171,6 +171,23 @@ class BlockIndex:
             setattr(self, name, grown)
 
 
+def planned_index(places: int, representative_NKRD: Tensor) -> int:
+    """About the bytes of an index over so many places whose representatives are like these."""
+    _, heads, each, width = representative_NKRD.shape
+    if places * each < FEWEST:
+        return 0
+    segments = places // SEGMENT
+    room, size = 1 << (segments - 1).bit_length(), _lists_of(segments * SEGMENT * each)
+    members = room * (SEGMENT * each + size**2 + 1) * 4
+    # Of every list its centroid, sum, squares, mean and variance; the coarse ones are few.
+    return heads * (members + 5 * size**2 * width * 4)
+
+
+def _lists_of(number: int) -> int:
+    """Coarse lists of so many keys, and fine ones of each: a power of two, about 4 M^(1/4)."""
+    return 4 << number.bit_length() // 4
+
+
 class Lists:
     """The lists of one kv head: which one a key belongs to, and what a query may score there."""
 
@@ -185,8 +202,8 @@ class Lists:
 
     @classmethod
     def learn(cls, key_MD: Tensor) -> Lists:
-        """A power of two of coarse lists, about 4 M^(1/4), and as many fine ones of each."""
-        size = 4 << len(key_MD).bit_length() // 4
+        """As many fine lists of each coarse one as there are coarse ones."""
+        size = _lists_of(len(key_MD))
         generator = torch.Generator().manual_seed(len(key_MD))
         sample_M = torch.randperm(len(key_MD), generator=generator)[: SAMPLES * size**2].to(key_MD.device)
         sample_MD = key_MD[sample_M]

@@ -26,15 +26,17 @@ from typing import Literal
 
 from handscroll.kvcache import attention_sinks
 from handscroll.kvcache.attention_sinks import SinksLayer
-from handscroll.kvcache.block_index import BlockIndex
+from handscroll.kvcache.block_index import BlockIndex, planned_index
 from handscroll.kvcache.block_layer import BlockLayer
 from handscroll.kvcache.block_statistics import LayerStatistics, layer_statistics
 from handscroll.kvcache.layered import LayerCache, LayeredCache, Origin, PerForward, tile_of
+from handscroll.kvcache.plan import Text, grown, planned_blocks, planned_layers, without_numbers
 from handscroll.kvcache.representatives import REPRESENTATIVES
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.kvcache.window_layer import text_layers
 from handscroll.model.config import ModelConfig
-from handscroll.model.position import Position
+from handscroll.model.memory import Bytes
+from handscroll.model.position import Position, make_position
 
 SELECTIONS = ("shared", "per_head")
 CUTS = ("fixed", "sentences")
@@ -135,6 +137,40 @@ class BlockMemory(Lookup):
                 store = stores.blocks(self._index(), self.device_blocks)
                 layers.append(BlockLayer(self, sizes, position, store, rows, shared))
         return BlockMemoryCache(layers, shared, Origin(self, stores, position))
+
+    def plan(self, config: ModelConfig, text: Text, stores: Stores = CONTIGUOUS) -> Bytes:
+        """The most that a cache holds of a text; blocks that end with sentences are taken to be half full."""
+        sizes, near, position = (
+            Sizes.of(self, config.trained_window),
+            without_numbers(stores),
+            make_position(config),
+        )
+        few = sizes.without_archive
+        dense = range(self.local_layers, self.local_layers + self.dense_layers)
+        whole = text_layers(config, position, text.rows, near, PerForward())
+        store = near.tokens(text.rows, few.sinks, few.held)
+        local = [SinksLayer(position, store, PerForward(), PerForward(), few)] * self.local_layers
+        first = planned_layers([*local, *(whole[layer] for layer in dense)], config, text, stores)
+        archives = config.num_layers - self.local_layers - self.dense_layers
+        each = self._planned_archive(sizes, config, text, stores)
+        return Bytes(first.device + archives * each.device, first.host + archives * each.host)
+
+    def _planned_archive(self, sizes: Sizes, config: ModelConfig, text: Text, stores: Stores) -> Bytes:
+        """One layer's slots, blocks and representatives."""
+        block_NKLD = text.keys(config.num_kv_heads, sizes.block, config.head_width)[:1]
+        received_NKL = block_NKLD[..., 0]
+        made_NKRD = REPRESENTATIVES[self.representative](block_NKLD, received_NKL, self.representatives)
+        old = max(0, sizes.local_from(text.tokens - 1) - sizes.sinks)
+        number, at_once = text.rows * -(-old // sizes.shortest), max(1, sizes.tile // sizes.shortest)
+        slots = text.rows * config.num_kv_heads * sizes.attended * (3 * config.head_width + 1)
+        near = slots * text.dtype.itemsize + grown(number, at_once) * made_NKRD.nbytes
+        if self._index() is not None:
+            near += planned_index(number, made_NKRD)
+        if text.apart:
+            near += self.device_blocks * 2 * block_NKLD.nbytes
+        # Who owns a place is a number of 4 bytes.
+        blocks = planned_blocks(number, at_once, block_NKLD, stores) + 4 * grown(number, at_once)
+        return Bytes(near, blocks)
 
     def _index(self) -> BlockIndex | None:
         return BlockIndex() if self.candidates and self.representative != "all" else None

@@ -40,6 +40,15 @@ class FullLayer(LayerCache):
         self.shared = shared
 
     @property
+    def keeps(self) -> int | None:
+        """As many tokens as a row ever needs; None: all of its text."""
+        return self.window
+
+    def steps(self, layout: Layout) -> Sequence[tuple[slice, Layout]]:
+        """The parts of a forward that are remembered one after the other."""
+        return [(slice(None), layout)]
+
+    @property
     def rotates_at_use(self) -> bool:
         """Whether keys are kept as they came, and turned anew at each use."""
         return self.position.depends_on_length

@@ -27,6 +27,7 @@ from handscroll.kvcache.archive import nbytes
 from handscroll.kvcache.full_layer import FullLayer
 from handscroll.kvcache.keeping import keep
 from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, refuse_unless_turned_once, tile_of
+from handscroll.kvcache.plan import Text, planned_layers, without_numbers
 from handscroll.kvcache.queries import Queries
 from handscroll.kvcache.scorers import attention_received
 from handscroll.kvcache.state import State
@@ -36,7 +37,7 @@ from handscroll.kvcache.tiles import Piece, pieces, side_by_side
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
-from handscroll.model.position import Position
+from handscroll.model.position import Position, make_position
 
 POSITIONS = ("cache", "text")
 
@@ -74,6 +75,20 @@ class HeavyHitters:
             for _ in range(config.num_layers)
         ]
         return LayeredCache(layers, shared, Origin(self, stores, position))
+
+    def plan(self, config: ModelConfig, text: Text, stores: Stores = CONTIGUOUS) -> Bytes:
+        """The most that a cache holds of a text: as many tokens as are attended to, and their queries.
+
+        What has been dropped from an archive leaves room there; later tokens use it again.
+        """
+        sizes, near = self.sizes(config.trained_window), without_numbers(stores)
+        read = replace(text, tokens=min(text.tokens, sizes.attended), chunk=min(text.chunk, sizes.tile))
+        layer = FullLayer(make_position(config), near.tokens(text.rows, limit=sizes.attended), PerForward())
+        held = planned_layers([layer], config, read, stores)
+        votes = config.num_heads * config.head_width * read.tokens * text.dtype.itemsize
+        sums = config.num_kv_heads * sizes.budget * 4 if text.tokens > sizes.budget else 0
+        near_bytes = held.device + text.rows * (votes + sums)
+        return Bytes(config.num_layers * near_bytes, config.num_layers * held.host)
 
     def sizes(self, trained: int) -> Sizes:
         """The sizes in force for a model that was trained on so many tokens."""

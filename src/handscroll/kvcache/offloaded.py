@@ -7,14 +7,18 @@ process.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handscroll.kvcache.full import FULL
 from handscroll.kvcache.layered import LayeredCache
 from handscroll.kvcache.places import Place
+from handscroll.kvcache.plan import Text
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model.config import ModelConfig
+from handscroll.model.memory import Bytes
 from handscroll.model.position import Position
 
 if TYPE_CHECKING:
@@ -46,5 +50,16 @@ class Offloaded:
         return self.inner.chunk_invariant
 
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
-        stores = replace(stores, place=Place(self.to, self.folder), recent=self.recent)
-        return self.inner.start(config, position, rows, stores)
+        return self.inner.start(config, position, rows, self._stores(stores))
+
+    @property
+    def disk(self) -> Path | None:
+        """The folder of a file that keys and values go to; None where they stay in memory."""
+        return Path(self.folder or tempfile.gettempdir()) if self.to == "file" else None
+
+    def plan(self, config: ModelConfig, text: Text, stores: Stores = CONTIGUOUS) -> Bytes:
+        """The most that a cache holds of a text."""
+        return self.inner.plan(config, text, self._stores(stores))
+
+    def _stores(self, stores: Stores) -> Stores:
+        return replace(stores, place=Place(self.to, self.folder), recent=self.recent)

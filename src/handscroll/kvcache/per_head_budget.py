@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from handscroll.kvcache.layered import LayeredCache, Origin
+from handscroll.kvcache.plan import Text
 from handscroll.kvcache.prompt_layer import Rule
 from handscroll.kvcache.scorers import SCORERS
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model.config import ModelConfig
+from handscroll.model.memory import Bytes
 from handscroll.model.position import Position
 
 
@@ -55,6 +57,10 @@ class PerHeadBudget:
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         """ValueError where positions depend on the length of the text."""
         return self.rule().start(config, Origin(self, stores, position), rows, [1] * config.num_kv_heads)
+
+    def plan(self, config: ModelConfig, text: Text, stores: Stores = CONTIGUOUS) -> Bytes:
+        """The most that a cache holds of a text, which is before its end."""
+        return self.rule().plan(config, text, stores)
 
 
 def by_best(scores: Sequence[Tensor], number: int, floor: float) -> list[int]:

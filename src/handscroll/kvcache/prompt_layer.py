@@ -23,12 +23,15 @@ from torch import Tensor
 from handscroll.kvcache.full_layer import FullLayer
 from handscroll.kvcache.keeping import keep
 from handscroll.kvcache.layered import LayerCache, LayeredCache, Origin, PerForward, refuse_unless_turned_once
+from handscroll.kvcache.plan import Text, planned_layers, without_numbers
 from handscroll.kvcache.queries import Queries
 from handscroll.kvcache.scorers import Scorer
 from handscroll.kvcache.state import State
+from handscroll.kvcache.stores import Stores
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
+from handscroll.model.position import make_position
 
 # Of a text, where neither a number of tokens nor a share is chosen.
 SHARE = 0.25
@@ -72,6 +75,14 @@ class Rule:
             parts = [FullLayer(origin.position, origin.stores.tokens(rows), shared) for _ in heads]
             layers.append(PromptLayer(self, parts, heads, places))
         return LayeredCache(layers, shared, origin)
+
+    def plan(self, config: ModelConfig, text: Text, stores: Stores) -> Bytes:
+        """The most that a cache holds of a text: all of it, until its end, and the queries that will vote."""
+        layer = FullLayer(make_position(config), without_numbers(stores).tokens(text.rows), PerForward())
+        held = planned_layers([layer] * config.num_layers, config, text, stores)
+        votes = {"none": 0, "last": min(self.observation, text.tokens), "all": text.tokens}[self.scorer.voters]
+        size = config.num_layers * config.num_heads * config.head_width * text.dtype.itemsize
+        return Bytes(held.device + text.rows * votes * size, held.host)
 
 
 class PromptLayer(LayerCache):

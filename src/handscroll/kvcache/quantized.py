@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from handscroll.kernels.quantize import BITS
 from handscroll.kvcache.full import FULL
 from handscroll.kvcache.layered import LayeredCache
+from handscroll.kvcache.plan import Text
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.model.config import ModelConfig
+from handscroll.model.memory import Bytes
 from handscroll.model.position import Position
 
 if TYPE_CHECKING:
@@ -37,5 +39,11 @@ class Quantized:
             raise ValueError(f"recent={self.recent}: a number of tokens, 0 or more")
 
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
-        stores = replace(stores, bits=self.bits, recent=self.recent)
-        return self.inner.start(config, position, rows, stores)
+        return self.inner.start(config, position, rows, self._stores(stores))
+
+    def plan(self, config: ModelConfig, text: Text, stores: Stores = CONTIGUOUS) -> Bytes:
+        """The most that a cache holds of a text."""
+        return self.inner.plan(config, text, self._stores(stores))
+
+    def _stores(self, stores: Stores) -> Stores:
+        return replace(stores, bits=self.bits, recent=self.recent)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from handscroll.kvcache.layered import LayeredCache, Origin, PerForward
+from handscroll.kvcache.plan import Text, planned_layers, without_numbers
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.kvcache.window_layer import text_layers
 from handscroll.model.config import ModelConfig
-from handscroll.model.position import Position
+from handscroll.model.memory import Bytes
+from handscroll.model.position import Position, make_position
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,11 @@ class SlidingWindow:
         shared = PerForward()
         layers = text_layers(config, position, rows, stores, shared, self.window or config.max_positions)
         return LayeredCache(layers, shared, Origin(self, stores, position))
+
+    def plan(self, config: ModelConfig, text: Text, stores: Stores = CONTIGUOUS) -> Bytes:
+        """The most that a cache holds of a text."""
+        near = without_numbers(stores)
+        layers = text_layers(
+            config, make_position(config), text.rows, near, PerForward(), self.window or config.max_positions
+        )
+        return planned_layers(layers, config, text, stores)

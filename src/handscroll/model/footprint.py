@@ -7,7 +7,9 @@ width, F feed-forward width, L layers, V vocabulary.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
 
@@ -112,6 +114,16 @@ def require(bytes_needed: int, what: str, device: torch.device | str = "cpu") ->
         raise DoesNotFit(
             f"{what} needs {readable(bytes_needed)}, but {readable(available)} of memory is free: "
             "free some, or choose a smaller model, fewer tokens or a smaller dtype"
+        )
+
+
+def require_disk(bytes_needed: int, what: str, folder: Path) -> None:
+    """Refuses, before it begins, what a folder's disk has no room for: DoesNotFit with both numbers."""
+    free = shutil.disk_usage(folder).free
+    if bytes_needed > free:
+        raise DoesNotFit(
+            f"{what} needs {readable(bytes_needed)} in {folder}, where {readable(free)} is free: free some, choose "
+            "fewer tokens, or another folder"
         )
 
 

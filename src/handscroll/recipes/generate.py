@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 from handscroll.generation import Emitted, Sampling, read
 from handscroll.generation import generate as generate_ids
 from handscroll.generation.engine import CHUNK
-from handscroll.kvcache import AttentionSinks, BlockMemory, Policy, SlidingWindow, breaks_for, make_policy
+from handscroll.kvcache import Policy, breaks_for, disk_of, make_policy
+from handscroll.kvcache.plan import Text
 from handscroll.model import Transformer
-from handscroll.model.footprint import kv_bytes, require
+from handscroll.model.footprint import require, require_disk
 from handscroll.text import StreamDecoder, Tokenizer, chat_tokens
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -116,16 +115,16 @@ def _line(text: str) -> str:
 
 
 def require_memory(model: Transformer, policy: Policy, tokens: int) -> None:
-    """Raises DoesNotFit unless there is memory for what the policy keeps of so many tokens."""
-    device, dtype = model.device, model.embedding.weight.dtype
-    if isinstance(policy, SlidingWindow):
-        # Its store drops old tokens once it holds two windows.
-        tokens = min(tokens, 2 * (policy.window or model.config.max_positions) + CHUNK)
-    elif isinstance(policy, AttentionSinks):
-        tokens = min(tokens, policy.sizes(model.config.max_positions).held)
-    elif isinstance(policy, BlockMemory):
-        dense = kv_bytes(model.config, tokens, dtype) * policy.dense_layers // model.config.num_layers
-        require(dense, f"remembering {tokens:,} tokens in its dense layers", device)
-        device = torch.device("cpu")  # where its archive waits
-    needed = kv_bytes(model.config, tokens, dtype)
-    require(needed, f"remembering {tokens:,} tokens", device)
+    """Raises DoesNotFit unless there is room for what the policy keeps of so many tokens, where it keeps it."""
+    device, what = model.device, f"remembering {tokens:,} tokens"
+    is_apart = device.type != "cpu"
+    text = Text(tokens, dtype=model.embedding.weight.dtype, chunk=CHUNK, apart=is_apart)
+    near, archive = policy.plan(model.config, text)
+    disk = disk_of(policy)
+    if disk is not None:
+        require_disk(archive, what, disk)
+        archive = 0
+    if is_apart:
+        require(near, what, device)
+        near = 0
+    require(near + archive, what)
