@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from handscroll.model import MissingCheckpoint, load_model
+from handscroll.model.checkpoint import load_shapes
 
 NAME = "qwen2-gqa4"
 
@@ -350,3 +351,14 @@ def test_weights_that_do_not_fit(folder_of: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("handscroll.model.footprint.available_memory", lambda device: 1000)
     with pytest.raises(MemoryError, match=r"the weights of .* needs? .* kB, but 1\.0 kB of memory is free"):
         load_model(folder_of(NAME))
+
+
+@pytest.mark.parametrize(
+    "name", ["weights cut short", "shard cut short", "shape", "missing tensor", "pickle with code"]
+)
+def test_looking_refuses_what_loading_does(name: str, folder_of: Any, tmp_path: Path) -> None:
+    damage, message = BAD[name]
+    folder = folder_of(NAME)
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        load_shapes(folder)

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from handscroll.model import MissingCheckpoint, ModelConfig, RopeOptions, Transformer, checkpoint
-from handscroll.model.checkpoint import lay_by_columns, load_model, resolve, save_model
+from handscroll.model.checkpoint import lay_by_columns, load_model, load_shapes, resolve, save_model
+from handscroll.model.footprint import parameter_count
 
 Make = Callable[..., Path]
 SCRATCH = ModelConfig(
@@ -347,3 +348,34 @@ def test_matrices_are_laid_out_for_single_tokens(tmp_path: Path) -> None:
     assert all(torch.equal(left, right) for left, right in zip(model.parameters(), loaded.parameters(), strict=True))
     save_model(loaded, tmp_path / "b")
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+def assert_shapes(folder: Path, model: Transformer) -> None:
+    shapes = load_shapes(folder)
+    assert shapes.config == model.config
+    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
+    assert {name: (each.shape, each.dtype) for name, each in shapes.parameters.items()} == expected
+    assert all(each.is_meta for each in shapes.parameters.values())
+    assert sum(each.numel() for each in shapes.parameters.values()) == parameter_count(model.config)
+
+
+def test_shapes_are_those_of_the_files(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "read_weights", None)
+    assert_shapes(pair.folder, pair.ours)
+    stored = load_shapes(pair.folder).stored_bytes
+    assert stored == sum(len(content) for _, content in read_tensors(pair.folder).values())
+
+
+def test_shapes_of_shards_and_of_older_files(folder_of: Make, tmp_path: Path) -> None:
+    folder = folder_of("qwen2-gqa4", torch.bfloat16, max_shard_size="40KB")
+    assert_shapes(folder, load_model(folder))
+    whole = folder_of("llama-gqa2-tied")
+    torch.save(load_file(whole / "model.safetensors"), whole / "pytorch_model.bin")
+    model = load_model(whole)
+    (whole / "model.safetensors").unlink()
+    assert_shapes(whole, model)
+    torch.save(
+        load_file(next(folder.glob("model-*"))), whole / "pytorch_model.bin", _use_new_zipfile_serialization=False
+    )
+    with pytest.raises(ValueError, match=r"the weights don't belong to its config\.json"):
+        load_shapes(whole)

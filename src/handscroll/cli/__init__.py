@@ -3,6 +3,7 @@
 - `commands.py` what all verbs share: mistakes in one line, exit codes, options with a dot
 - `display.py` bars on a terminal, sparse lines elsewhere, JSON for scripts
 - one file a verb: `quickstart.py`, `data.py`, `tokenizer.py`, `train.py`, `extend.py`, `generate.py`, `read.py`,
+- one file a verb: `quickstart.py`, `data.py`, `train.py`, `extend.py`, `inspect.py`, `generate.py`, `read.py`,
   `ask.py`, `evaluate.py`
 
 What it promises: results on stdout, and with `--json` nothing else there. Exit codes: 0 done, 1 failed while running,
@@ -25,6 +26,7 @@ from handscroll.cli.commands import Commands, DottedCommand
 from handscroll.cli.evaluate import evaluate
 from handscroll.cli.extend import extend
 from handscroll.cli.generate import generate
+from handscroll.cli.inspect import inspect
 from handscroll.cli.quickstart import QuickstartCommand, quickstart
 from handscroll.cli.read import read
 from handscroll.cli.train import train
@@ -53,6 +55,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.command("train", short_help="Run a training recipe.")(train)
 app.command("extend", cls=DottedCommand, short_help="Give a model a longer window.")(extend)
+app.command("inspect", cls=DottedCommand, short_help="Show what a model is made of and needs.")(inspect)
 app.command("generate", cls=DottedCommand, short_help="Continue a text, or answer a message.")(generate)
 app.command("read", cls=DottedCommand, short_help="Read a text once and save the memory of it.")(read)
 app.command("ask", cls=DottedCommand, short_help="Answer questions about a text, or about a saved memory.")(ask)

@@ -149,6 +149,7 @@ class SinksLayer(FullLayer):
             here_BQ = (index_BQ >= first_B1) & (index_BQ < first_B1 + held_B1)
             if not here_BQ.any():
                 self.append(key_BKTD[:, :, span], value_BKTD[:, :, span], piece)
+                self.store.settle()
                 continue
             here_BQ = here_BQ.to(query_BHQD.device)
             here_B1Q1 = here_BQ[:, None, :, None]

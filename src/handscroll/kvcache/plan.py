@@ -1,4 +1,4 @@
-"""What a cache will hold of a text, in bytes, before a token of it is read.
+"""What a cache will hold of a text between two forwards, in bytes, before a token of it is read.
 
 A policy's own stores are filled with tensors that have shapes and no numbers (PyTorch's meta device): room that grows
 by doubling, what a window drops and what an archive keeps in few bits are then what they will be. Queries that have yet
@@ -53,7 +53,10 @@ def without_numbers(stores: Stores) -> Stores:
 
 
 def planned_layers(layers: Sequence[FullLayer], config: ModelConfig, text: Text, stores: Stores) -> Bytes:
-    """The most that layers hold, on the device and beside it, started from `without_numbers(stores)`; those alike are filled once."""
+    """The most that layers hold between two forwards, on the device and beside it; those alike are filled once.
+
+    They were started with `without_numbers(stores)`.
+    """
     kinds = {(type(layer), layer.window): layer for layer in layers}
     times = Counter((type(layer), layer.window) for layer in layers)
     held = [(_filled(layer, config, text, stores), times[kind]) for kind, layer in kinds.items()]

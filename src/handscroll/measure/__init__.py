@@ -3,6 +3,7 @@
 What it is for
     reading.py        reads a document under a cache policy; times every chunk, weighs the cache, pauses for questions
     likelihood.py     perplexity against position, across chunks, without ever holding a text's logits
+    strided.py        the same in windows that move on by a stride, each read anew
     probes.py         questions with the tokens of their facts (`TokenSpans`: characters to tokens) and accepted replies
     asking.py         puts questions to forks of a cache, many at a time; the blocks that were read
     recall.py         exact match; recall against depth and length

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from handscroll.model.weight_files import (
     MissingCheckpoint,
     listed,
     read_json,
+    read_shapes,
     read_weights,
     stale_weights,
     write_json,
@@ -96,11 +97,10 @@ def load_model(
     # Without storage and without drawing: every weight comes from the file.
     with torch.device("meta"):
         model = Transformer(config, seed=None)
-    names = {family.file_name(name): name for name in model.state_dict()}
     tensors = family.unpack(read_weights(folder), config)
-    extra = {name: tensors.pop(name) for name in list(tensors) if re.search(family.ignored, name)}
+    extra = _take_ignored(family, tensors)
     tied_head = _take_tied_head(folder, family, config, tensors)
-    _check_tensors(folder, {name: model.get_parameter(own) for name, own in names.items()}, tensors)
+    names = _check_tensors(folder, family, model, tensors)
 
     source_dtype = tensors[family.file_name("embedding.weight")].dtype
     require(
@@ -116,6 +116,30 @@ def load_model(
     model.load_state_dict(state, assign=True)
     model.source = Source(source_config, source_dtype, tied_head, extra)
     return model
+
+
+class Shapes(NamedTuple):
+    """What a folder holds, known from its headers: `parameters` by the names of `Transformer`, on the meta device."""
+
+    family: Family
+    config: ModelConfig
+    parameters: dict[str, Tensor]
+    stored_bytes: int
+
+
+def load_shapes(folder: Path) -> Shapes:
+    """What `load_model` would read, without reading the numbers. Raises what it raises, but of numbers and memory."""
+    family, config, _ = read_config(folder)
+    with torch.device("meta"):
+        model = Transformer(config, seed=None)
+    stored = read_shapes(folder)
+    tensors = family.unpack(stored, config)
+    _take_ignored(family, tensors)
+    if config.tied_embeddings:
+        tensors.pop(family.file_name("head.weight"), None)
+    names = _check_tensors(folder, family, model, tensors)
+    parameters = {own: tensors[name] for name, own in names.items()}
+    return Shapes(family, config, parameters, sum(tensor.nbytes for tensor in stored.values()))
 
 
 def lay_by_columns(model: Transformer) -> None:
@@ -213,7 +237,15 @@ def _take_tied_head(folder: Path, family: Family, config: ModelConfig, tensors: 
     return True
 
 
-def _check_tensors(folder: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def _take_ignored(family: Family, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Takes out what can be derived and is no weight (mutates `tensors`)."""
+    return {name: tensors.pop(name) for name in list(tensors) if re.search(family.ignored, name)}
+
+
+def _check_tensors(folder: Path, family: Family, model: Transformer, found: Mapping[str, Tensor]) -> dict[str, str]:
+    """The model's own name of each tensor of the file. ValueError where they don't belong together."""
+    names = {family.file_name(name): name for name in model.state_dict()}
+    expected = {name: model.get_parameter(own) for name, own in names.items()}
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or unexpected:
         parts = [
@@ -229,6 +261,7 @@ def _check_tensors(folder: Path, expected: Mapping[str, Tensor], found: Mapping[
             raise ValueError(
                 f"{folder}: {name} is {tensor.dtype}; supported: {allowed}: use the unquantized checkpoint"
             )
+    return names
 
 
 def _check_finite(folder: Path, name: str, tensor: Tensor) -> None:

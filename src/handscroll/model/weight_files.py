@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +24,21 @@ from torch import Tensor
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CANDIDATES = (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 SHARD_BYTES = 5_000_000_000
+# As the header of a safetensors file names them.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 class MissingCheckpoint(FileNotFoundError, ValueError):
@@ -32,18 +50,28 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
     Raises MissingCheckpoint for a folder without weights or without one of its shards, ValueError for a damaged file.
     """
+    return _read_all(folder, _read_file)
+
+
+def read_shapes(folder: Path) -> dict[str, Tensor]:
+    """The same tensors without their numbers, on the meta device: only the files' headers are read. Raises alike."""
+    return _read_all(folder, _read_header)
+
+
+def _read_all(folder: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors that `read` finds in each file."""
     path = next((folder / name for name in CANDIDATES if (folder / name).is_file()), None)
     if path is None:
         raise MissingCheckpoint(f"{folder} holds no weights: expected one of {', '.join(CANDIDATES)}")
     if path.suffix != ".json":
-        return _read_file(path)
+        return read(path)
     shards = _read_index(path)
     missing = sorted(name for name in set(shards.values()) if not (folder / name).is_file())
     if missing:
         raise MissingCheckpoint(f"{folder} lacks shards that {path.name} names: {listed(missing)}: download them again")
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(shards.values())):
-        tensors.update(_read_file(folder / name))
+        tensors.update(read(folder / name))
     lost = sorted(set(shards) - set(tensors))
     if lost:
         raise ValueError(f"{path} names tensors that its shards don't hold: {listed(lost)}: download the folder again")
@@ -107,17 +135,41 @@ def listed(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is not a whole safetensors file ({error}): it is damaged or cut short; download it again"
-            ) from error
+def _read_header(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        return {name: tensor.to("meta") for name, tensor in _read_file(path, mmap=True).items()}
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        return {
+            name: torch.empty(part.get_shape(), dtype=_dtype_of(path, part.get_dtype()), device="meta")
+            for name, part in slices.items()
+        }
+
+
+def _dtype_of(path: Path, name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise ValueError(f"{path} holds numbers of type {name}; known: {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}): it is damaged or cut short; download it again"
+        ) from error
+
+
+def _read_file(path: Path, mmap: bool = False) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        with _opened(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    try:
+        # Older pickles are no archives, and can't be mapped.
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
             f"{path} can't be read as plain tensors: it is damaged, or holds code, which is never run; "

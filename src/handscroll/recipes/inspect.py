@@ -1,0 +1,145 @@
+"""What a model's folder holds and what it would need, from config.json and the headers of its weights alone.
+
+Leaves shapes to `model/checkpoint.py`, and what a cache will hold to the policies (`kvcache/plan.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handscroll.generation.engine import CHUNK
+from handscroll.kvcache import POLICIES, Policy, describe, disk_of, make_policy
+from handscroll.kvcache.plan import Text
+from handscroll.measure.results import policy_name
+from handscroll.model import ModelConfig
+from handscroll.model.checkpoint import Shapes, load_shapes, resolve
+from handscroll.model.free_memory import available_memory
+from handscroll.model.position import make_position
+from handscroll.recipes.placement import AUTO, chosen_device, chosen_dtype
+from handscroll.text import Tokenizer
+
+
+@dataclass(frozen=True)
+class Need:
+    """A text that a model is to read: `batch` of them at a time, `context` tokens each; None: the trained window."""
+
+    context: int | None = None
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: at least 1")
+
+
+def inspect_model(
+    folder_or_id: str,
+    need: Need = Need(),
+    policies: Sequence[Policy] = (),
+    *,
+    dtype: str = AUTO,
+    device: str = AUTO,
+) -> dict[str, Any]:
+    """Plain data. `policies`: those whose memory is told of, by default one of each kind.
+
+    Raises FileNotFoundError and ValueError where loading would, but for what only the numbers tell.
+    """
+    place = chosen_device(device)
+    numbers = chosen_dtype(dtype, place)
+    folder = resolve(folder_or_id)
+    shapes = load_shapes(folder)
+    loaded = numbers or shapes.parameters["embedding.weight"].dtype
+    weights = sum(each.numel() * (numbers or each.dtype).itemsize for each in shapes.parameters.values())
+    context = need.context or shapes.config.max_positions
+    text = Text(context, need.batch, loaded, CHUNK, place.type != "cpu")
+    chosen = policies or [make_policy(name) for name in POLICIES]
+    return {
+        "model": str(folder_or_id),
+        "architecture": architecture(shapes),
+        "parameters": sum(each.numel() for each in shapes.parameters.values()),
+        "kinds": kinds(shapes),
+        "dtype": sorted({_name(each.dtype) for each in shapes.parameters.values()}),
+        "stored_bytes": shapes.stored_bytes,
+        "tokenizer": tokenizer_summary(folder),
+        "context": context,
+        "batch": need.batch,
+        "device": str(place),
+        "loaded_dtype": _name(loaded),
+        "weights_bytes": weights,
+        "free_bytes": available_memory(place),
+        "memory": [_memory(policy, shapes.config, text) for policy in chosen],
+    }
+
+
+def architecture(shapes: Shapes) -> dict[str, Any]:
+    """What fills every slot."""
+    config = shapes.config
+    position = {key: value for key, value in asdict(config.position).items() if value is not None}
+    biases = [name for name in ("qkv_bias", "output_bias", "feedforward_bias") if getattr(config, name)]
+    return {
+        "family": shapes.family.model_type,
+        "layers": config.num_layers,
+        "width": config.width,
+        "vocabulary": config.vocab_size,
+        "trained_window": config.max_positions,
+        "attention": config.attention,
+        "heads": config.num_heads,
+        "kv_heads": config.num_kv_heads,
+        "head_width": config.head_width,
+        "query_key_norm": config.qk_norm,
+        "sliding_window": config.sliding_window,
+        "windowed_from_layer": config.windowed_from if config.sliding_window else None,
+        "position": type(config.position).__name__.removesuffix("Options").lower(),
+        "position_options": position,
+        "norm": config.norm,
+        "norm_eps": config.norm_eps,
+        "feedforward": config.feedforward,
+        "feedforward_width": config.feedforward_width,
+        "biases": biases,
+        "tied_embeddings": config.tied_embeddings,
+    }
+
+
+def kinds(shapes: Shapes) -> list[dict[str, Any]]:
+    """Parameters by module; those of a block's modules stand in every layer."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, tensor in shapes.parameters.items():
+        kind = re.sub(r"^layers\.\d+\.", "", name)
+        entry = found.setdefault(kind, {"kind": kind, "shape": list(tensor.shape), "each": tensor.numel(), "times": 0})
+        entry["times"] += 1
+    return [entry | {"total": entry["each"] * entry["times"]} for entry in found.values()]
+
+
+def tokenizer_summary(folder: Path) -> dict[str, Any] | None:
+    """None where the folder has no tokenizer that can be read: its weights may be looked at all the same."""
+    try:
+        tokenizer = Tokenizer.load(folder)
+    except (ValueError, OSError):
+        return None
+    return {
+        "tokens": tokenizer.vocab_size,
+        "opens_with": tokenizer.opening_ids,
+        "stops_at": list(tokenizer.stop_ids),
+        "has_chat_template": tokenizer.chat_template is not None,
+    }
+
+
+def _memory(policy: Policy, config: ModelConfig, text: Text) -> dict[str, Any]:
+    name = policy_name(describe(policy))
+    try:
+        # What a policy refuses of this model, it refuses when it is started.
+        policy.start(config, make_position(config), text.rows)
+        device, host = policy.plan(config, text)
+    except ValueError as error:
+        return {"policy": name, "refused": str(error)}
+    return {"policy": name, "device_bytes": device, "host_bytes": host, "on_disk": disk_of(policy) is not None}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,74 @@
+"""`handscroll inspect`: what it shows is what loading would give, and nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import handscroll
+from handscroll.kvcache import POLICIES, make_policy
+from handscroll.kvcache.plan import Text
+
+Run = Callable[..., Any]
+
+
+def test_all_is_told_as_json(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = handscroll.load("model")
+    monkeypatch.setattr("handscroll.model.checkpoint.read_weights", None)
+    ran = run("inspect", "model", "--context", "2k", "--batch", "3", "--dtype", "float16", "--json")
+    assert ran.code == 0
+    found = json.loads(ran.out)
+    parameters = [parameter.numel() for parameter in model.parameters()]
+    assert found["parameters"] == sum(parameters) == sum(kind["total"] for kind in found["kinds"])
+    assert {"kind": "attention.q.weight", "shape": [32, 32], "each": 1024, "times": 2, "total": 2048} in found["kinds"]
+    assert (found["dtype"], found["stored_bytes"]) == (["float32"], 4 * sum(parameters))
+    assert (found["loaded_dtype"], found["weights_bytes"]) == ("float16", 2 * sum(parameters))
+    assert found["architecture"]["trained_window"] == 64
+    assert found["architecture"]["position_options"] == {"theta": 10000.0}
+    assert found["tokenizer"]["tokens"] == tokenizer.vocab_size
+    assert [each["policy"] for each in found["memory"]] == list(POLICIES)
+    text = Text(2048, 3, torch.float16)
+    for each in found["memory"]:
+        planned = make_policy(each["policy"]).plan(model.config, text)
+        assert (each["device_bytes"], each["host_bytes"]) == tuple(planned)
+
+
+def test_for_people(run: Run) -> None:
+    ran = run("inspect", "model", "--cache", "offloaded", "--cache.to=file")
+    assert ran.code == 0
+    for words in ("feedforward.gate", "trained window", "float32 on cpu", "Memory of 64 tokens", "on disk"):
+        assert words in ran.out
+    assert "block_memory" not in ran.out
+
+
+def test_a_policy_that_the_model_has_no_use_for_is_refused_alone(run: Run) -> None:
+    path = Path("model/config.json")
+    content = json.loads(path.read_text())
+    content |= {"model_type": "mistral", "sliding_window": 32}
+    path.write_text(json.dumps(content))
+    ran = run("inspect", "model", "--json")
+    memory = {each["policy"]: each for each in json.loads(ran.out)["memory"]}
+    assert "trained to see 32 tokens" in memory["snapkv"]["refused"]
+    assert memory["full"]["device_bytes"] > 0
+    assert "snapkv keeps keys from all over the text" in run("inspect", "model").out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--context", "4k,8k"), "--context '4k,8k': give one length, such as 32k"),
+        (("--context", "long"), "the length 'long' is not understood"),
+        (("--batch", "0"), "batch=0: at least 1"),
+        (("--cache", "sieve"), "unknown cache policy 'sieve'"),
+        (("--cache.window=8",), "options of a way of remembering need its name: give --cache, too"),
+    ],
+)
+def test_mistakes(arguments: tuple[str, ...], says: str, run: Run) -> None:
+    ran = run("inspect", "model", *arguments)
+    assert ran.code == 2
+    assert says in ran.err
