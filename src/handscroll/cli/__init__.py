@@ -2,9 +2,8 @@
 
 - `commands.py` what all verbs share: mistakes in one line, exit codes, options with a dot
 - `display.py` bars on a terminal, sparse lines elsewhere, JSON for scripts
-- one file a verb: `quickstart.py`, `data.py`, `tokenizer.py`, `train.py`, `extend.py`, `generate.py`, `read.py`,
-- one file a verb: `quickstart.py`, `data.py`, `train.py`, `extend.py`, `inspect.py`, `generate.py`, `read.py`,
-  `ask.py`, `evaluate.py`
+- one file a verb: `quickstart.py`, `data.py`, `tokenizer.py`, `train.py`, `extend.py`, `inspect.py`, `generate.py`,
+  `read.py`, `ask.py`, `evaluate.py`
 
 What it promises: results on stdout, and with `--json` nothing else there. Exit codes: 0 done, 1 failed while running,
 2 a mistake of the user's (one line, no traceback), 130 interrupted. `--help` answers at once: what a verb needs is
