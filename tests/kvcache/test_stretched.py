@@ -168,18 +168,18 @@ def test_keys_are_kept_unrotated_where_the_length_matters_and_only_there(name: s
 
 
 class WindowReference(DirectMemory):
-    """The slow reference: a dense mask of the last `window` tokens, turned as in a text of that many."""
+    """The slow reference: a dense mask of the last `span` tokens, turned as in a text of that many."""
 
-    window = 24
+    span = 24
 
     def attend(self, query_BHTD, key_BKTD, value_BKTD, layout, asking=None):  # type: ignore[no-untyped-def]
         index_T = torch.arange(query_BHTD.shape[2])
-        rotation = self.position.rotation(index_T, torch.tensor(min(len(index_T), self.window)))
+        rotation = self.position.rotation(index_T, torch.tensor(min(len(index_T), self.span)))
         query_BHTD, key_BKTD = (self.position.rotate(x_BHTD, rotation) for x_BHTD in (query_BHTD, key_BKTD))
         distance_TT = index_T[:, None] - index_T
-        mask_TT = (distance_TT >= 0) & (distance_TT < self.window)
+        mask_TT = (distance_TT >= 0) & (distance_TT < self.span)
         if self.position.adds_bias:
-            lengths = torch.tensor(min(len(index_T), self.window))
+            lengths = torch.tensor(min(len(index_T), self.span))
             mask_TT = additive(self.position.bias(index_T, index_T, lengths), mask_TT, False)
         return attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask_TT, False)
 
@@ -193,7 +193,7 @@ def test_a_sliding_window_turns_by_what_it_attends_to(
     cache = SlidingWindow(window=window).start(model.config, model.position, 3)
     logits = [model(tokens_BT[:, step : step + 1], cache=cache)[:, 0] for step in range(LENGTH)]
     monkeypatch.setattr("handscroll.model.transformer.DirectMemory", WindowReference)
-    monkeypatch.setattr(WindowReference, "window", window)
+    monkeypatch.setattr(WindowReference, "span", window)
     for step in range(LENGTH):
         close(logits[step], model(tokens_BT[:, : step + 1])[:, -1])
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from handscroll.kvcache import make_policy
-from handscroll.model import Cache, ModelConfig, Transformer
+from handscroll.model import Cache, Layout, ModelConfig, Transformer
 from handscroll.model.position import DynamicOptions
 
 WINDOW = 32
@@ -31,7 +31,13 @@ def start(model: Transformer, policy: Any) -> Cache:
 
 
 def feed(model: Transformer, cache: Cache, tokens_BT: Tensor, chunks: tuple[int, ...]) -> Tensor:
-    return torch.cat([model(piece, cache=cache) for piece in tokens_BT.split(chunks, dim=1)], dim=1)
+    rows, total = tokens_BT.shape
+
+    def logits(piece_BT: Tensor) -> Tensor:
+        layout = Layout.rows([piece_BT.shape[1]] * rows, cache.lengths, totals=[total] * rows)
+        return model(piece_BT, layout, cache)
+
+    return torch.cat([logits(piece_BT) for piece_BT in tokens_BT.split(chunks, dim=1)], dim=1)
 
 
 @pytest.mark.parametrize(
