@@ -152,7 +152,7 @@ class Curriculum:
 
     def identity(self) -> str:
         """Equal exactly for curricula that serve the same windows."""
-        contents = [self.tokenizer.__reduce__()[1][0], *self.texts]
+        contents = [self.tokenizer.fingerprint, *self.texts]
         contents += [piece for each in self.excerpts for piece in (each.lang, *each.pieces)]
         digest = hashlib.blake2b("\0".join(contents).encode(), digest_size=16).hexdigest()
         return repr(([asdict(stage) for stage in self.stages], self.seed, digest))
