@@ -70,6 +70,7 @@ def test_the_public_names_and_what_they_take() -> None:
             "seed",
             "stop_ids",
             "on_read",
+            "options",
         ],
         "load": ["folder_or_hub_id", "dtype", "device", "finite"],
         "save": ["model", "tokenizer", "folder"],

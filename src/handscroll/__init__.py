@@ -16,7 +16,7 @@ that says the way out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from handscroll.kvcache import Policy
     from handscroll.measure.table import Table
     from handscroll.model import Transformer
+    from handscroll.recipes.decoding import DecodingOptions
     from handscroll.recipes.folders import Loaded
     from handscroll.recipes.generate import Prompt, Token
     from handscroll.recipes.schema import Recipe
@@ -78,13 +79,20 @@ def generate(
     seed: int = 0,
     stop_ids: Sequence[int] | None = None,
     on_read: Callable[[int, int], None] | None = None,
+    **options: Unpack[DecodingOptions],
 ) -> Iterator[Token]:
     """Continues a text, or answers a conversation ([{"role": "user", "content": ...}]); yields `Token(id, text)`.
 
     `context` is a text of any length that is read before the prompt, such as the book that a question is about.
     `cache` is the way of remembering: "block_memory", {"policy": "sliding_window", "window": 256}, or a policy.
     Temperature 0 is greedy; above it, tokens are drawn by `seed`. `stop_ids` end the text (default: the tokenizer's).
-    `on_read(done, total)` is called while a long prompt is read, in tokens.
+    `on_read(done, total)` is called while a long prompt is read, in tokens. `options`:
+
+    - what is drawn from: `top_k`, `top_p`, `min_p`, `typical`, `logit_bias` {token: value}
+    - against repetition: `repetition_penalty`, `presence_penalty`, `frequency_penalty`, `no_repeat_ngram`
+    - `stop`: a text, or several, before which it ends; `logprobs`: of how many other tokens to tell log-probabilities
+    - several attempts: `beams` (with `length_penalty`, `early_stopping`), or `best_of` samples
+
     Raises ValueError for unknown or impossible options, an empty prompt, and a text whose memory can't fit.
     """
     from handscroll.recipes.generate import generate as run
@@ -100,6 +108,7 @@ def generate(
         seed=seed,
         stop_ids=stop_ids,
         on_read=on_read,
+        **options,
     )
 
 

@@ -31,6 +31,21 @@ MISTAKES = {
     ),
     "dotted option without a value": (["generate", "model", "The", "--cache.window"], "--cache.window needs a value"),
     "negative tokens": (["generate", "model", "The", "--max-new-tokens", "-1"], "max_new_tokens=-1: at least 1"),
+    "filter without a temperature": (
+        ["generate", "model", "The", "--top-k", "5"],
+        "top_k=5 says nothing at temperature 0",
+    ),
+    "bias without a value": (["generate", "model", "The", "--logit-bias", "5"], "such as 42=-5"),
+    "bias of an unknown token": (["generate", "model", "The", "--logit-bias", "5000=1"], "logit_bias names token 5000"),
+    "log-probabilities as text": (["generate", "model", "The", "--logprobs", "2"], "add --json"),
+    "unknown end of a search": (
+        ["generate", "model", "The", "--beams", "2", "--early-stopping", "perhaps"],
+        "known are no, yes, never",
+    ),
+    "beams that draw": (
+        ["generate", "model", "The", "--beams", "2", "--temperature", "1"],
+        "beam search knows nothing of a temperature",
+    ),
     "no prompt": (["generate", "model"], "there is nothing to continue: give a PROMPT"),
     "no message": (["generate", "model", "--chat", "--file", "text.txt"], "--chat answers a message"),
     "empty prompt": (["generate", "model", ""], "the prompt is empty"),

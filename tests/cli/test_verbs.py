@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import signal
 import subprocess
@@ -161,6 +162,50 @@ def test_generate_prints_json(run: Run) -> None:
     is_stopped = result["tokens"][-1] in tokenizer.stop_ids
     assert result["stopped_by"] == ("stop token" if is_stopped else "max_new_tokens")
     assert result["prompt_tokens"] == len(tokenizer.encode("The quick"))
+
+
+def test_options_of_decoding_reach_it(run: Run) -> None:
+    """Every option of the command line is that of Python by the same name."""
+    given = {
+        "temperature": 1.3,
+        "seed": 4,
+        "top_k": 60,
+        "top_p": 0.97,
+        "min_p": 0.001,
+        "typical": 0.98,
+        "repetition_penalty": 1.2,
+        "presence_penalty": 0.2,
+        "frequency_penalty": 0.1,
+        "no_repeat_ngram": 2,
+        "max_new_tokens": 12,
+        "best_of": 2,
+    }
+    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    bias = ["--logit-bias", "290=4", "--logit-bias", "40=-inf"]
+    result = json.loads(run("generate", "model", "The fox", *words, *bias, "--logprobs", "2", "--json").out)
+    loaded = handscroll.load("model")
+    tokens = list(handscroll.generate(*loaded, "The fox", logit_bias={290: 4.0, 40: -math.inf}, logprobs=2, **given))
+    assert result["tokens"] == [token.id for token in tokens]
+    assert [each["logprob"] for each in result["logprobs"]] == [token.logprobs.chosen for token in tokens]
+    assert [len(each["best"]) for each in result["logprobs"]] == [2] * len(tokens)
+    beams = json.loads(
+        run(
+            "generate", "model", "The", "--beams", "3", "--length-penalty", "0.5", "--early-stopping", "never", "--json"
+        ).out
+    )
+    searched = handscroll.generate(*loaded, "The", beams=3, length_penalty=0.5, early_stopping="never")
+    assert beams["tokens"] == [token.id for token in searched]
+
+
+def test_a_text_ends_before_a_stop_string_and_at_a_stop_token(run: Run) -> None:
+    free = json.loads(run("generate", "model", "The", "--max-new-tokens", "20", "--json").out)
+    text = free["text"]
+    stop = text[len(text) // 2 :][:3]
+    ran = run("generate", "model", "The", "--max-new-tokens", "20", "--stop", "never said", "--stop", stop)
+    assert ran.out == text[: text.index(stop)] + "\n"
+    ended = json.loads(run("generate", "model", "The", "--stop-id", str(free["tokens"][4]), "--json").out)
+    assert ended["tokens"] == free["tokens"][: free["tokens"].index(free["tokens"][4]) + 1]
+    assert ended["stopped_by"] == "stop token"
 
 
 def test_options_of_a_policy_follow_with_a_dot(run: Run) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handscroll.cli.commands import DOTTED, Device, DrawingSeed, Dtype, Temperature, dotted
+from handscroll.cli.commands import DOTTED, Device, Dtype, dotted
+from handscroll.cli.decoding import DrawingSeed, Temperature
 from handscroll.cli.display import console, print_json
 from handscroll.cli.read import show_reading
 
@@ -93,7 +94,7 @@ def ask(
     for question, items in zip(questions, answers, strict=True):
         if not as_json and len(questions) > 1:
             _write(f"{question}\n")
-        found.append({"question": question, **_told(items, loaded.tokenizer.stop_ids, as_json)})
+        found.append({"question": question, **_told(items, as_json)})
     if as_json:
         print_json(
             {
@@ -114,7 +115,7 @@ def _read(loaded: Loaded, name: str, files: list[Path], policy: dict[str, Any]) 
     return memory
 
 
-def _told(items: Iterable[Token | Passage], stop_ids: tuple[int, ...], as_json: bool) -> dict[str, Any]:
+def _told(items: Iterable[Token | Passage], as_json: bool) -> dict[str, Any]:
     """An answer as JSON has it; where nobody wants that, it is written as it comes."""
     from handscroll.recipes.generate import Token
 
@@ -131,7 +132,7 @@ def _told(items: Iterable[Token | Passage], stop_ids: tuple[int, ...], as_json: 
     return {
         "answer": "".join(token.text for token in tokens).strip(),
         "tokens": [token.id for token in tokens],
-        "stopped_by": "stop token" if tokens[-1].id in stop_ids else "max_new_tokens",
+        "stopped_by": tokens[-1].ends,
         "passages": passages,
         "seconds": round(time.perf_counter() - started, 3),
     }

@@ -33,13 +33,6 @@ RESUMABLE = dict.fromkeys(("quickstart", "train", "extend", "read"), " with --re
 DOTTED, CAN_RESUME = "handscroll.dotted", "handscroll.can_resume"
 
 
-# Options of every verb that generates.
-Temperature = Annotated[
-    float, typer.Option(help="0 takes the likeliest token each time; around 1, tokens are drawn as likely as they are.")
-]
-DrawingSeed = Annotated[int, typer.Option(help="Of drawing at a temperature above 0.")]
-
-
 # Options of every verb that loads a model.
 Dtype = Annotated[
     str,
@@ -105,6 +98,19 @@ class DottedCommand(TyperCommand):
                 rest.append(word)
         ctx.meta[DOTTED] = found
         return super().parse_args(ctx, rest)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments, options, and under their own headings the options that have one."""
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                usual = "Arguments" if param.param_type_name == "argument" else "Options"
+                groups.setdefault(getattr(param, "rich_help_panel", None) or usual, []).append(record)
+        for heading, records in groups.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
 
 
 def dotted(ctx: typer.Context, name: str) -> dict[str, Any]:

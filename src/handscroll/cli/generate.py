@@ -5,16 +5,39 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handscroll.cli.commands import Device, DrawingSeed, Dtype, Temperature, dotted
+from handscroll.cli.commands import Device, Dtype, dotted
+from handscroll.cli.decoding import (
+    Beams,
+    BestOf,
+    DrawingSeed,
+    EarlyStopping,
+    FrequencyPenalty,
+    LengthPenalty,
+    LogitBias,
+    LogProbs,
+    MaxNewTokens,
+    MinP,
+    NoRepeatNgram,
+    PresencePenalty,
+    RepetitionPenalty,
+    Stop,
+    StopId,
+    Temperature,
+    TopK,
+    TopP,
+    Typical,
+    decoding_options,
+)
 from handscroll.cli.display import console, print_json, showing
 from handscroll.recipes.events import Advance
 
 if TYPE_CHECKING:
-    from handscroll.recipes.generate import Prompt
+    from handscroll.recipes.generate import Prompt, Token
+    from handscroll.text import Tokenizer
 
 
 def generate(
@@ -39,9 +62,6 @@ def generate(
             "with a dot, such as --cache.window=256."
         ),
     ] = "block_memory",
-    max_new_tokens: Annotated[int, typer.Option(help="Where to stop at the latest, in tokens.")] = 64,
-    temperature: Temperature = 0.0,
-    seed: DrawingSeed = 0,
     dtype: Dtype = "auto",
     device: Device = "auto",
     chat: Annotated[
@@ -50,20 +70,45 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print text, tokens and seconds as JSON, and only that, on stdout.")
     ] = False,
+    temperature: Temperature = 0.0,
+    seed: DrawingSeed = 0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    typical: Typical = 1.0,
+    logit_bias: LogitBias = None,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    presence_penalty: PresencePenalty = 0.0,
+    frequency_penalty: FrequencyPenalty = 0.0,
+    no_repeat_ngram: NoRepeatNgram = 0,
+    max_new_tokens: MaxNewTokens = 64,
+    stop: Stop = None,
+    stop_id: StopId = None,
+    logprobs: LogProbs = None,
+    beams: Beams = 1,
+    length_penalty: LengthPenalty = 1.0,
+    early_stopping: EarlyStopping = "no",
+    best_of: BestOf = 1,
 ) -> None:
     """Continue a text, or answer a message.
 
-    The continuation alone goes to stdout, token by token; how far a long text was read is shown on stderr.
+    The continuation alone goes to stdout, token by token; how far a long text was read is shown on stderr. Beam search
+    and --best-of print the best text once all are known.
 
     Examples:
 
     \b
       handscroll generate quickstart/model "Once upon a time"
       handscroll generate quickstart/model "Who was the teacher of Anna Berg?" --file book.txt --chat
-      echo "Once upon a time" | handscroll generate quickstart/model - --temperature 0.8 --seed 3
+      echo "Once upon a time" | handscroll generate quickstart/model - --temperature 0.8 --top-p 0.95 --seed 3
+      handscroll generate quickstart/model "Once upon a time" --stop "The end" --max-new-tokens 500
+      handscroll generate quickstart/model "Once upon a time" --beams 4
       handscroll generate quickstart/model "Once" --cache sliding_window --cache.window=256
     """
     policy = {"policy": cache, **dotted(ctx, "cache")}
+    options = decoding_options(ctx)
+    if logprobs is not None and not as_json:
+        raise ValueError(f"--logprobs {logprobs}: log-probabilities are told as JSON; add --json")
     text, context = _texts(prompt, file)
     if chat and not text.strip():
         raise ValueError("--chat answers a message: give it as PROMPT")
@@ -87,10 +132,9 @@ def generate(
             asked,
             context=context,
             cache=policy,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
+            stop_ids=(*loaded.tokenizer.stop_ids, *(stop_id or ())),
             on_read=on_read,
+            **options,
         )
         # Reading ends with the first token; its bar must be gone before text is written to the same terminal.
         emitted = [next(tokens)]
@@ -104,18 +148,24 @@ def generate(
     if not as_json:
         _write("\n")
         return
-    is_stopped = emitted[-1].id in loaded.tokenizer.stop_ids
-    print_json(
-        {
-            "text": "".join(token.text for token in emitted),
-            "tokens": [token.id for token in emitted],
-            "prompt_tokens": total,
-            "cache": policy,
-            "stopped_by": "stop token" if is_stopped else "max_new_tokens",
-            "seconds_reading": round(read - started, 3),
-            "seconds_writing": round(time.perf_counter() - read, 3),
-        }
-    )
+    result = {
+        "text": "".join(token.text for token in emitted),
+        "tokens": [token.id for token in emitted],
+        "prompt_tokens": total,
+        "cache": policy,
+        "stopped_by": emitted[-1].ends,
+        "seconds_reading": round(read - started, 3),
+        "seconds_writing": round(time.perf_counter() - read, 3),
+    }
+    if logprobs is not None:
+        result["logprobs"] = [_logprobs(token, loaded.tokenizer) for token in emitted]
+    print_json(result)
+
+
+def _logprobs(token: Token, tokenizer: Tokenizer) -> dict[str, Any]:
+    assert token.logprobs is not None
+    best = [{"token": id_, "text": tokenizer.decode([id_]), "logprob": value} for id_, value in token.logprobs.best]
+    return {"token": token.id, "text": tokenizer.decode([token.id]), "logprob": token.logprobs.chosen, "best": best}
 
 
 def _texts(prompt: str | None, file: Path | None) -> tuple[str, str]:

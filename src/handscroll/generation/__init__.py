@@ -1,12 +1,31 @@
 """Generation: a model's own continuation of a prompt, read in chunks into any cache and decoded token by token.
 
-`read` fills a cache, `generate` continues it; both are generators, so the caller prints, streams or stops. Sampling is
-apart (`Sampling`, frozen options; `Sampler`, one random stream per row).
+- `engine.py` reads and decodes: `read` fills a cache, `generate` continues it; both are generators, so the caller
+  prints, streams or stops
+- `options.py` how a token is picked (`Sampling`, frozen); `sampling.py` picks it, each row from a stream of its own;
+  `logits/` holds what is done to logits, one file each, and its order; `seen.py` what rows have said
+- `beam_search.py` and `best_of.py` try several continuations of one prompt
 
-To add a way of picking tokens: extend `sampling.py` by a pure function of logits, and one field of `Sampling`.
+To add a way of picking tokens: see `logits/__init__.py`.
 """
 
+from handscroll.generation.beam_search import BeamSearch, Hypothesis, beam_search
+from handscroll.generation.best_of import samples
 from handscroll.generation.engine import Emitted, Read, generate, read
-from handscroll.generation.sampling import Sampler, Sampling
+from handscroll.generation.options import Penalties, Sampling
+from handscroll.generation.sampling import Logprobs, Sampler
 
-__all__ = ["Emitted", "Read", "Sampler", "Sampling", "generate", "read"]
+__all__ = [
+    "BeamSearch",
+    "Emitted",
+    "Hypothesis",
+    "Logprobs",
+    "Penalties",
+    "Read",
+    "Sampler",
+    "Sampling",
+    "beam_search",
+    "generate",
+    "read",
+    "samples",
+]

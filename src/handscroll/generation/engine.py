@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from handscroll.generation.sampling import Sampler, Sampling
+from handscroll.generation.options import Sampling
+from handscroll.generation.sampling import Logprobs, Sampler, logprobs_of
 from handscroll.model import Cache, Layout, Transformer
 
 CHUNK = 4096
@@ -37,6 +38,7 @@ class Emitted(NamedTuple):
     row: int
     token: int
     is_last: bool
+    logprobs: Logprobs | None = None
 
 
 def read(
@@ -84,40 +86,92 @@ def generate(
     sampling: Sampling = Sampling(),
     chunk: int = CHUNK,
     breaks: Sequence[int] = (),
+    before: Sequence[Sequence[int]] | None = None,
+    logprobs: int | None = None,
 ) -> Iterator[Emitted]:
     """Continues every row of the cache after its prompt (mutates); rows end at a stop token or after `max_new_tokens`.
 
-    Rows that have ended leave the batch once they are half of it.
+    Rows that have ended leave the batch once they are half of it. `before`: what each row of the cache has read
+    already, for penalties. `logprobs`: of how many of the likeliest tokens log-probabilities are told besides the
+    chosen one's; None: of none.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: at least 1")
+    check_options(model, sampling, max_new_tokens, logprobs)
+    last_BE = read_to_end(model, prompts, cache, chunk, breaks)
+    whole = [[*early, *late] for early, late in zip(before or [[]] * len(prompts), prompts, strict=True)]
+    sampler = Sampler(sampling, len(prompts), read=whole)
+    yield from decode(
+        model,
+        last_BE,
+        cache,
+        sampler,
+        max_new_tokens=max_new_tokens,
+        stop_ids=stop_ids,
+        breaks=breaks,
+        logprobs=logprobs,
+    )
+
+
+def read_to_end(
+    model: Transformer, prompts: Sequence[Sequence[int]], cache: Cache, chunk: int = CHUNK, breaks: Sequence[int] = ()
+) -> Tensor:
+    """Reads the prompts (mutates the cache); the hidden states (B, E) of each row's last token."""
     last_BE: Tensor | None = None
     for progress in read(model, prompts, cache, chunk, only_last=True, breaks=breaks):
         last_BE = _last_states(progress, last_BE)
     assert last_BE is not None
-    sampler = Sampler(sampling, len(prompts))
-    alive = list(range(len(prompts)))
-    ended: set[int] = set()
+    return last_BE
+
+
+def decode(
+    model: Transformer,
+    last_BE: Tensor,
+    cache: Cache,
+    sampler: Sampler,
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int] = (),
+    breaks: Sequence[int] = (),
+    logprobs: int | None = None,
+    ended: set[int] | None = None,
+) -> Iterator[Emitted]:
+    """`generate` after reading. `ended`: rows that have; a caller who has seen enough of one adds it (mutates)."""
+    rows = len(cache.lengths)
+    alive, ended = list(range(rows)), set() if ended is None else ended
     for step in range(max_new_tokens):
         with torch.inference_mode():
-            picked = sampler.pick(model.logits(last_BE), alive)
-        for row, token in zip(alive, picked, strict=True):
+            logits_BV = model.logits(last_BE)
+            picked = sampler.pick(logits_BV, alive)
+            told = [None] * len(picked) if logprobs is None else logprobs_of(logits_BV, picked, logprobs)
+        for row, token, each in zip(alive, picked, told, strict=True):
             if row not in ended:
                 is_last = token in stop_ids or step == max_new_tokens - 1
-                yield Emitted(row, token, is_last)
                 if is_last:
                     ended.add(row)
-        if len(ended) == len(prompts):
+                yield Emitted(row, token, is_last, each)
+        if len(ended) == rows:
             return
         kept = [place for place, row in enumerate(alive) if row not in ended]
         if 2 * len(kept) <= len(alive):
             cache, alive, picked = cache.select(kept), [alive[p] for p in kept], [picked[p] for p in kept]
-        with torch.inference_mode():
-            tokens_B1 = torch.tensor(picked)[:, None]
-            layout = Layout.rows(
-                [1] * len(picked), cache.lengths, device=model.device, ends_BT=_ends(tokens_B1, breaks)
-            )
-            last_BE = model.hidden(tokens_B1.to(model.device), layout, cache).last_BTE[:, -1]
+        last_BE = step_on(model, picked, cache, breaks)
+
+
+def step_on(model: Transformer, tokens: Sequence[int], cache: Cache, breaks: Sequence[int] = ()) -> Tensor:
+    """One more token for each row of the cache (mutates); the hidden states (B, E) behind them."""
+    with torch.inference_mode():
+        tokens_B1 = torch.tensor(tokens)[:, None]
+        layout = Layout.rows([1] * len(tokens), cache.lengths, device=model.device, ends_BT=_ends(tokens_B1, breaks))
+        return model.hidden(tokens_B1.to(model.device), layout, cache).last_BTE[:, -1]
+
+
+def check_options(model: Transformer, sampling: Sampling, max_new_tokens: int, logprobs: int | None = None) -> None:
+    """ValueError for what is impossible, or impossible with this model's vocabulary."""
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: at least 1")
+    vocab_size = model.config.vocab_size
+    sampling.check_tokens(vocab_size)
+    if logprobs is not None and not 0 <= logprobs <= vocab_size:
+        raise ValueError(f"logprobs={logprobs}: from 0 (the chosen token alone) to the vocabulary's {vocab_size}")
 
 
 def _ends(tokens_BT: Tensor, breaks: Sequence[int]) -> Tensor | None:

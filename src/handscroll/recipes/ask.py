@@ -64,7 +64,7 @@ def ask(
             sampling=sampling,
             breaks=breaks_for(memory.policy, tokenizer),
         )
-        for token in as_text(tokenizer, emitted):
+        for token in as_text(tokenizer, emitted, tokenizer.stop_ids):
             if isinstance(fork, BlockMemoryCache):
                 looked_at.update(fork.attended_blocks(0))
             yield token

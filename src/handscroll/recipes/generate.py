@@ -1,23 +1,24 @@
 """From a prompt as text, or a conversation, to the model's continuation as text, token by token.
 
-Knows what stands around a prompt (the tokenizer's beginning-of-text token, the chat template), what ends a reply, and
-what the memory of a text needs before it is read. Leaves reading and decoding to `generation/`, remembering to
-`kvcache/`.
+Knows what stands around a prompt (the tokenizer's beginning-of-text token, the chat template) and what ends a reply.
+Leaves reading and decoding to `generation/`, remembering to `kvcache/`, options to `decoding.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import Any, NamedTuple, Unpack
 
-from handscroll.generation import Emitted, Sampling, read
+from handscroll.generation import Emitted, Logprobs, beam_search, read, samples
 from handscroll.generation import generate as generate_ids
-from handscroll.generation.engine import CHUNK
-from handscroll.kvcache import Policy, breaks_for, disk_of, make_policy
-from handscroll.kvcache.plan import Text
-from handscroll.model import Transformer
-from handscroll.model.footprint import require, require_disk
+from handscroll.generation.engine import CHUNK, check_options
+from handscroll.kvcache import Policy, breaks_for, make_policy
+from handscroll.model import Cache, Transformer
+from handscroll.recipes.decoding import Decoding, DecodingOptions, make_decoding
+from handscroll.recipes.memory_needs import require_memory
 from handscroll.text import StreamDecoder, Tokenizer, chat_tokens
+from handscroll.text.stops import StopStrings
 
 Prompt = str | Sequence[Mapping[str, Any]]
 
@@ -26,10 +27,13 @@ class Token(NamedTuple):
     """A generated token and the text that became complete with it: often a word, sometimes nothing.
 
     The texts of all tokens side by side are the continuation. A token that ends it, such as an end of turn, has none.
+    `ends` says what the continuation ends by: "stop token", "stop string" or "max_new_tokens"; empty where it goes on.
     """
 
     id: int
     text: str
+    logprobs: Logprobs | None = None
+    ends: str = ""
 
 
 def generate(
@@ -44,21 +48,23 @@ def generate(
     seed: int = 0,
     stop_ids: Sequence[int] | None = None,
     on_read: Callable[[int, int], None] | None = None,
+    **options: Unpack[DecodingOptions],
 ) -> Iterator[Token]:
     """Continues a text, or answers a conversation ([{"role": "user", "content": ...}]); checks at once.
 
     `context` is a text of any length that is read before the prompt, outside of the conversation if it is one.
     `cache` is a policy, by name, as {"policy": name, option: value}, or itself. Temperature 0 is greedy. `stop_ids`
-    end the continuation (default: the tokenizer's). `on_read` is told of the prompt's tokens that were read, and of how
-    many. Raises ValueError for unknown or impossible options, an empty prompt, and a text whose memory can't fit.
+    end the continuation (default: the tokenizer's); further options stand in `decoding.py`. `on_read` is told of the
+    prompt's tokens that were read, and of how many. Beam search and best-of yield once all continuations are known.
+    Raises ValueError for unknown or impossible options, an empty prompt, and a text whose memory can't fit.
     """
     policy = make_policy(cache)
-    sampling = Sampling(temperature, seed)
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: at least 1")
+    decoding = make_decoding(
+        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop_ids=stop_ids, **options
+    )
+    check_options(model, decoding.sampling, decoding.max_new_tokens, decoding.logprobs)
     ids = prompt_ids(tokenizer, prompt, context)
-    require_memory(model, policy, len(ids) + max_new_tokens)
-    stops = tokenizer.stop_ids if stop_ids is None else tuple(stop_ids)
+    require_memory(model, policy, len(ids) + decoding.max_new_tokens, decoding.rows)
     memory = policy.start(model.config, model.position, 1)
     breaks = breaks_for(policy, tokenizer)
 
@@ -69,16 +75,8 @@ def generate(
             for progress in read(model, [ids[:head]], memory, only_last=True, breaks=breaks):
                 if on_read is not None:
                     on_read(progress.tokens, len(ids))
-        emitted = generate_ids(
-            model,
-            [ids[head:]],
-            memory,
-            max_new_tokens=max_new_tokens,
-            stop_ids=stops,
-            sampling=sampling,
-            breaks=breaks,
-        )
-        for number, token in enumerate(as_text(tokenizer, emitted)):
+        continued = continue_text(model, tokenizer, memory, ids[head:], decoding, breaks, before=ids[:head])
+        for number, token in enumerate(continued):
             if number == 0 and on_read is not None:
                 on_read(len(ids), len(ids))
             yield token
@@ -86,11 +84,92 @@ def generate(
     return tokens()
 
 
-def as_text(tokenizer: Tokenizer, emitted: Iterable[Emitted]) -> Iterator[Token]:
-    """One row's tokens with the text that becomes complete with each."""
-    stream = StreamDecoder(tokenizer)
+def continue_text(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    memory: Cache,
+    ids: Sequence[int],
+    decoding: Decoding,
+    breaks: Sequence[int] = (),
+    *,
+    before: Sequence[int] = (),
+) -> Iterator[Token]:
+    """Reads the last tokens of a text into a memory of one row (mutates), `before` being what it holds; goes on."""
+    stop_ids = decoding.stop_ids_of(tokenizer)
+    options: dict[str, Any] = {
+        "max_new_tokens": decoding.max_new_tokens,
+        "stop_ids": stop_ids,
+        "sampling": decoding.sampling,
+        "breaks": breaks,
+    }
+    if decoding.search is not None:
+        best = beam_search(model, ids, memory, decoding.search, before=before, **options)[0].tokens
+        emitted: Iterable[Emitted] = (Emitted(0, token, n == len(best)) for n, token in enumerate(best, 1))
+    elif decoding.best_of > 1:
+        yield from _best_sample(model, tokenizer, memory, ids, decoding, {"before": before, **options})
+        return
+    else:
+        emitted = generate_ids(model, [ids], memory, before=[before], logprobs=decoding.logprobs, **options)
+    yield from as_text(tokenizer, emitted, stop_ids, decoding.stop)
+
+
+def _best_sample(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    memory: Cache,
+    ids: Sequence[int],
+    decoding: Decoding,
+    options: Mapping[str, Any],
+) -> list[Token]:
+    """The sample whose tokens have the largest mean log-probability, each counted up to where its text ends."""
+    texts = [RowText(tokenizer, options["stop_ids"], decoding.stop) for _ in range(decoding.best_of)]
+    told: list[list[Token]] = [[] for _ in texts]
+    ended: set[int] = set()
+    count = decoding.logprobs or 0
+    for each in samples(model, ids, memory, decoding.best_of, logprobs=count, ended=ended, **options):
+        token = texts[each.row].feed(each)
+        told[each.row].append(token)
+        if token.ends:
+            ended.add(each.row)
+
+    def mean(sample: Sequence[Token]) -> float:
+        return fmean(token.logprobs.chosen for token in sample if token.logprobs is not None)
+
+    best = max(told, key=mean)
+    return best if decoding.logprobs is not None else [token._replace(logprobs=None) for token in best]
+
+
+class RowText:
+    """One row's tokens as text: whole characters only, and no part of a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], stop: Sequence[str] = ()):
+        self._stream, self._stops = StreamDecoder(tokenizer), StopStrings(stop)
+        self._stop_ids = frozenset(stop_ids)
+
+    def feed(self, each: Emitted) -> Token:
+        """The token with the text that can be shown with it (mutates). After one that `ends` the text none may come."""
+        is_stopped = each.token in self._stop_ids
+        text = self._stops.feed("" if is_stopped else self._stream.feed(each.token))
+        if each.is_last:
+            text += self._stops.feed(self._stream.flush()) + self._stops.flush()
+        ends = ""
+        if self._stops.found is not None:
+            ends = "stop string"
+        elif each.is_last:
+            ends = "stop token" if is_stopped else "max_new_tokens"
+        return Token(each.token, text, each.logprobs, ends)
+
+
+def as_text(
+    tokenizer: Tokenizer, emitted: Iterable[Emitted], stop_ids: Sequence[int], stop: Sequence[str] = ()
+) -> Iterator[Token]:
+    """One row's tokens with the text that becomes complete with each, up to its end or the first stop string."""
+    row = RowText(tokenizer, stop_ids, stop)
     for each in emitted:
-        yield Token(each.token, stream.feed(each.token) + (stream.flush() if each.is_last else ""))
+        token = row.feed(each)
+        yield token
+        if token.ends:
+            return
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: Prompt, context: str = "") -> list[int]:
@@ -112,19 +191,3 @@ def context_ids(tokenizer: Tokenizer, context: str) -> list[int]:
 
 def _line(text: str) -> str:
     return text if not text or text.endswith("\n") else text + "\n"
-
-
-def require_memory(model: Transformer, policy: Policy, tokens: int) -> None:
-    """Raises DoesNotFit unless there is room for what the policy keeps of so many tokens, where it keeps it."""
-    device, what = model.device, f"remembering {tokens:,} tokens"
-    is_apart = device.type != "cpu"
-    text = Text(tokens, dtype=model.embedding.weight.dtype, chunk=CHUNK, apart=is_apart)
-    near, archive = policy.plan(model.config, text)
-    disk = disk_of(policy)
-    if disk is not None:
-        require_disk(archive, what, disk)
-        archive = 0
-    if is_apart:
-        require(near, what, device)
-        near = 0
-    require(near + archive, what)

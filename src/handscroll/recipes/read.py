@@ -18,7 +18,8 @@ from handscroll.kvcache import Policy, breaks_for, describe, make_policy, memory
 from handscroll.kvcache.memory_file import Memory
 from handscroll.model import Transformer
 from handscroll.recipes.events import Advance
-from handscroll.recipes.generate import context_ids, require_memory
+from handscroll.recipes.generate import context_ids
+from handscroll.recipes.memory_needs import require_memory
 from handscroll.recipes.output import check_writable
 from handscroll.text import Tokenizer
 

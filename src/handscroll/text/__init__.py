@@ -10,6 +10,7 @@ What it is for
     pieces.py      a text as its tokens, to look at
     templates.py   jinja chat templates in a sandbox, with the places of what the assistant said
     chat.py        a conversation as ids and a mask
+    stops.py       stop strings in a text that arrives in pieces
     formats.py     txt, md, jsonl, json, csv and parquet files as records, one by one
     columns.py     TRL's, Alpaca's and ShareGPT's columns as rows of four kinds
     corpus.py      the rows of files and folders, each with its place; bad ones named or counted
