@@ -495,6 +495,7 @@ def test_help_of_every_verb_explains_every_option(run: Run) -> None:
         ["train"],
         ["extend"],
         ["generate"],
+        ["chat"],
         ["read"],
         ["ask"],
         ["eval"],

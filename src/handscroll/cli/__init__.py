@@ -1,9 +1,10 @@
 """The command line: verbs that parse, validate and print; the work is done by recipes.
 
 - `commands.py` what all verbs share: mistakes in one line, exit codes, options with a dot
+- `decoding.py` the options of verbs that generate
 - `display.py` bars on a terminal, sparse lines elsewhere, JSON for scripts
 - one file a verb: `quickstart.py`, `data.py`, `tokenizer.py`, `train.py`, `extend.py`, `inspect.py`, `generate.py`,
-  `read.py`, `ask.py`, `evaluate.py`
+  `chat.py`, `read.py`, `ask.py`, `evaluate.py`
 
 What it promises: results on stdout, and with `--json` nothing else there. Exit codes: 0 done, 1 failed while running,
 2 a mistake of the user's (one line, no traceback), 130 interrupted. `--help` answers at once: what a verb needs is
@@ -21,6 +22,7 @@ import typer
 
 from handscroll.cli import data, tokenizer
 from handscroll.cli.ask import ask
+from handscroll.cli.chat import chat
 from handscroll.cli.commands import Commands, DottedCommand
 from handscroll.cli.evaluate import evaluate
 from handscroll.cli.extend import extend
@@ -56,6 +58,7 @@ app.command("train", short_help="Run a training recipe.")(train)
 app.command("extend", cls=DottedCommand, short_help="Give a model a longer window.")(extend)
 app.command("inspect", cls=DottedCommand, short_help="Show what a model is made of and needs.")(inspect)
 app.command("generate", cls=DottedCommand, short_help="Continue a text, or answer a message.")(generate)
+app.command("chat", cls=DottedCommand, short_help="Talk with a model, also about a document.")(chat)
 app.command("read", cls=DottedCommand, short_help="Read a text once and save the memory of it.")(read)
 app.command("ask", cls=DottedCommand, short_help="Answer questions about a text, or about a saved memory.")(ask)
 app.command("eval", cls=DottedCommand, short_help="Compare ways of remembering on a model.")(evaluate)

@@ -7,6 +7,8 @@
   `data.py` keeps its corpus as tokens, which `documents.py` makes of rows
 - `inspection.py`: the rows of a corpus as a model sees them
 - `extend.py`: a trained model under a longer window, tuned there on request
+- `generate.py`: a prompt's continuation as text; `decoding.py`: the options of it; `memory_needs.py`: what can't fit
+- `chat.py`: a conversation whose memory goes on; `chat_commands.py`: lines with a slash; `chat_file.py`: saved ones
 - `read.py`: a text that is read once, and whose memory is saved; `ask.py`: questions about it
 - `evaluate.py`: several suites at several lengths, with results on disk after every cell
 - `events.py`: what a long run tells its caller
