@@ -138,7 +138,7 @@ def test_what_was_drawn_is_never_read_again(
 def test_a_template_that_rewrites_what_was_said_is_told_of_and_obeyed(
     cache: Any, model: Transformer, tokenizer: Tokenizer, clean: dict[int, float]
 ) -> None:
-    rewriting = Tokenizer(tokenizer._json, tokenizer.config | {"chat_template": REWRITING})
+    rewriting = Tokenizer(tokenizer.backend, tokenizer.config | {"chat_template": REWRITING})
     chat = Chat(model, rewriting, cache, Decoding(Sampling(1.0, seed=1, logit_bias=clean), max_new_tokens=20))
     list(chat.read_document("A fox."))
     told: list[str] = []
@@ -351,7 +351,7 @@ def test_mistakes_leave_the_conversation_as_it_was(
 
 
 def test_what_a_chat_needs_is_checked_at_once(model: Transformer, tokenizer: Tokenizer) -> None:
-    plain = Tokenizer(tokenizer._json, {"eos_token": "<|eos|>"})
+    plain = Tokenizer(tokenizer.backend, {"eos_token": "<|eos|>"})
     with pytest.raises(ValueError, match=r"this model has no chat template.*handscroll generate"):
         Chat(model, plain)
     with pytest.raises(ValueError, match="leave out beams and best_of"):
