@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from handscroll.generation import read
-from handscroll.kvcache import make_policy
 from handscroll.model import ModelConfig, Transformer
 from handscroll.recipes.decoding import make_decoding
 from handscroll.recipes.generate import Token, generate

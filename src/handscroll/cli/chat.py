@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handscroll.cli.commands import MISTAKES, USER_MISTAKE, dotted
+from handscroll.cli.commands import MISTAKES, USER_MISTAKE, Device, Dtype, dotted
 from handscroll.cli.decoding import (
     DrawingSeed,
     FrequencyPenalty,
@@ -60,6 +60,8 @@ def chat(
             "with a dot, such as --cache.window=256."
         ),
     ] = "block_memory",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     system: Annotated[str, typer.Option(help="A system message to begin with.", show_default=False)] = "",
     temperature: Temperature = 0.0,
     seed: DrawingSeed = 0,
@@ -99,7 +101,7 @@ def chat(
     from handscroll.recipes.chat import Chat
     from handscroll.recipes.decoding import make_decoding
 
-    loaded = handscroll.load(model)
+    loaded = handscroll.load(model, dtype=dtype, device=device)
     stop_ids = (*loaded.tokenizer.stop_ids, *(stop_id or ()))
     decoding = make_decoding(stop_ids=stop_ids, **options)
     session = Chat(loaded.model, loaded.tokenizer, policy, decoding, system=system, maker=model)
