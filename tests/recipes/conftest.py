@@ -37,3 +37,9 @@ def recipe(tmp_path: Path, corpus: Path) -> dict[str, Any]:
         "train": {"steps": 12, "windows_per_step": 4, "micro_batches": 2, "checkpoint_every": 5, "seed": 3},
         "out": str(tmp_path / "run"),
     }
+
+
+@pytest.fixture(autouse=True)
+def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than training these models; the command line's tests draw, and those of the page."""
+    monkeypatch.setattr("handscroll.recipes.train.write_training_report", lambda path, report: None)

@@ -8,7 +8,8 @@ import yaml
 
 from handscroll.model import ModelConfig, RopeOptions
 from handscroll.recipes.reading import read_recipe, to_yaml
-from handscroll.recipes.schema import FromFolder, FromModel, NewModel, NewTokenizer, options_of
+from handscroll.recipes.schema import FromFolder, FromModel, NewModel, NewTokenizer
+from handscroll.recipes.sections import options_of
 from handscroll.recipes.values import parse_value
 from handscroll.training import OPTIMIZERS, SCHEDULES, AdamWOptions, MuonOptions, WarmupStableDecay
 
@@ -31,8 +32,38 @@ MISTAKES = {
         "optimizer.rest.beta is not a key of a recipe; did you mean optimizer.rest.beta2?",
     ),
     "nothing near": (
-        "data.xyz=1",
-        "data.xyz is not a key of a recipe; known in data are files, mix, skip_bad",
+        "tokenizer.xyz=1",
+        "tokenizer.xyz is not a key of a recipe; known in tokenizer are vocab_size, kind, han",
+    ),
+    "mistyped key of an optional section": (
+        "train.skip_positions={tto: 64}",
+        "train.skip_positions.to is missing: a recipe must give it\n"
+        "recipe: train.skip_positions.tto is not a key of a recipe; did you mean train.skip_positions.to?",
+    ),
+    "mistyped key of a section in a section": (
+        "train.dropout.atention=0.1",
+        "train.dropout.atention is not a key of a recipe; did you mean train.dropout.attention?",
+    ),
+    "mistyped key of another section": (
+        "train.lerning_rate=1",
+        "train.lerning_rate is not a key of a recipe; did you mean optimizer.learning_rate?",
+    ),
+    "key of a section in another section": (
+        "train.residual=0.1",
+        "train.residual is not a key of a recipe; did you mean train.dropout.residual?",
+    ),
+    "everything dropped": ("train.dropout.residual=1", "train.dropout.residual=1: it must be less than 1"),
+    "two texts to evaluate on": (
+        "data={files: a.txt, eval: b.txt, held_out: 0.1}",
+        "data: eval=['b.txt'] and held_out=0.1: give one of them",
+    ),
+    "nothing to evaluate on": (
+        "evaluation.patience=3",
+        "evaluation has nothing to evaluate on: give data.eval, files, or data.held_out, a share such as 0.01",
+    ),
+    "unknown precision": (
+        "train.precision=fp16",
+        "train.precision=fp16 is unknown; known are float32, bfloat16, float16",
     ),
     "negative size": ("model.width=-8", "model.width=-8: it must be at least 1"),
     "negative steps": ("train.steps=-1", "train.steps=-1: it must be at least 1"),
@@ -60,7 +91,7 @@ MISTAKES = {
     "unknown objective": ("objective=stf", "objective.name=stf is unknown; did you mean sft? Known are causal_lm, sft"),
     "an option of another objective": (
         "objective.crossbatch=[0]",
-        "objective.crossbatch is not a key of a recipe; known in objective are name, label_smoothing, z_loss",
+        "objective.crossbatch is an option of objective.name=sft: choose that, or leave it out",
     ),
     "no list of layers": (
         "objective={name: sft, crossbatch: 1}",

@@ -19,6 +19,7 @@ from handscroll.training import (
     Cosine,
     MuonOptions,
     PackedSource,
+    Progress,
     TokenRow,
     TrainOptions,
     checkpoint,
@@ -72,22 +73,22 @@ def test_round_trip_to_the_bit(optimizer: AdamWOptions | MuonOptions, make_model
     assert all(torch.equal(tensor, restored.state()[name]) for name, tensor in optimizers.state().items())
 
 
-def test_a_write_that_breaks_off_leaves_the_last_checkpoint(
-    run: Callable[..., list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_without_room_leaves_the_last_checkpoint(run: Callable[..., list[Any]], tmp_path: Path) -> None:
+    """The system refuses to let any file grow past 8 kB, as a full disk would."""
+    resource = pytest.importorskip("resource")
     run(tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        saved = checkpoint.save_file
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-        def fail(tensors: Any, path: Path) -> None:
-            if "step-000004" in str(path) and path.name == checkpoint.OPTIMIZER:
-                raise OSError("no space left on device")
-            saved(tensors, path)
+    def fill(progress: Progress) -> None:
+        if progress.step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
 
-        patch.setattr(checkpoint, "save_file", fail)
-        with pytest.raises(OSError, match="no space left"):
-            run(tmp_path / "broken")
-    assert [path.name for path in checkpoint.checkpoints(tmp_path / "broken")] == ["step-000002"]
+    try:
+        with pytest.raises(ValueError, match=r"step-000004 can't be written: .*: make room and resume the run"):
+            run(tmp_path / "broken", callbacks=[fill])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (tmp_path / "broken").iterdir() if path.is_dir()] == ["step-000002"]
     resumed = run(tmp_path / "broken", resume=True)
     assert [p.step for p in resumed] == [3, 4, 5, 6]
     for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):

@@ -160,7 +160,7 @@ class Lines:
             return
         clock.is_done = is_done
         self._printed = time.monotonic()
-        left = f"took {_duration(clock.elapsed)}" if is_done else f"{_duration(clock.left(event))} left"
+        left = f"took {duration(clock.elapsed)}" if is_done else f"{duration(clock.left(event))} left"
         parts = [f"{event.done:,.0f} of {event.total:,.0f} {event.unit}", _speed(event), left, event.note]
         self._target.print(f"{event.task}: {', '.join(part for part in parts if part)}")
 
@@ -187,7 +187,8 @@ def _speed(event: Advance) -> str:
     return f"{event.tokens_per_second:,.0f} tokens/s" if event.tokens_per_second is not None else ""
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """1:05, or with hours 2:00:30."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -16,12 +16,21 @@ from torch import Tensor
 from handscroll.kernels.tiled_attention import causal_attention
 
 
-def attention(query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+def attention(
+    query_BHTD: Tensor,
+    key_BKSD: Tensor,
+    value_BKSD: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    dropout: float = 0.0,
+) -> Tensor:
     """Grouped-query attention, softmax(q k^T / sqrt(D)) v, in PyTorch's fused kernel.
 
     `mask`, broadcastable to (B, H, T, S), is boolean, True where a key is visible, or a floating-point number that is
     added to the score, -inf where it isn't (`additive`); None lets every query see every key.
-    `causal` (only with mask None and T == S) hides later keys without building a mask. Returns (B, H, T, D).
+    `causal` (only with mask None and T == S) hides later keys without building a mask. `dropout` is the share of
+    weights that is dropped, the others being scaled up: the tiled kernel can't, so that on a CPU PyTorch's, which then
+    holds all scores, takes its place. Returns (B, H, T, D).
     """
     batch, num_heads, length, width = query_BHTD.shape
     num_kv_heads = key_BKSD.shape[1]
@@ -33,11 +42,19 @@ def attention(query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, mask: Te
         folded = query_BHTD.reshape(batch, num_kv_heads, group, width)
         if mask is not None and mask.dim() > 2 and mask.shape[-3] > 1:
             mask = mask.reshape(*mask.shape[:-3], num_kv_heads, group, mask.shape[-1])
-        return F.scaled_dot_product_attention(folded, key_BKSD, value_BKSD, attn_mask=mask).reshape(query_BHTD.shape)
-    if causal and query_BHTD.requires_grad and query_BHTD.device.type == "cpu" and query_BHTD.dtype == torch.float32:
+        out = F.scaled_dot_product_attention(folded, key_BKSD, value_BKSD, attn_mask=mask, dropout_p=dropout)
+        return out.reshape(query_BHTD.shape)
+    is_trained_on_cpu = query_BHTD.requires_grad and query_BHTD.device.type == "cpu"
+    if causal and is_trained_on_cpu and query_BHTD.dtype == torch.float32 and dropout == 0:
         return causal_attention(query_BHTD, key_BKSD, value_BKSD)
     return F.scaled_dot_product_attention(
-        query_BHTD, key_BKSD, value_BKSD, attn_mask=mask, is_causal=causal and length > 1, enable_gqa=group > 1
+        query_BHTD,
+        key_BKSD,
+        value_BKSD,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=causal and length > 1,
+        enable_gqa=group > 1,
     )
 
 

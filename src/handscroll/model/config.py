@@ -8,6 +8,8 @@ from typing import TypeVar
 
 Variant = TypeVar("Variant")
 
+DROPOUTS = ("attention_dropout", "residual_dropout", "embedding_dropout")
+
 
 @dataclass(frozen=True)
 class PositionOptions:
@@ -39,6 +41,8 @@ class ModelConfig:
     `windowed_from` on a token sees itself and the `sliding_window` - 1 before it, with a cache or without one.
     `qk_norm` normalizes each head's queries and keys before they are turned (arXiv 2010.04245).
     `num_kv_heads` equal to `num_heads` is multi-head attention, 1 is multi-query attention.
+    The dropouts are shares that are dropped in training mode only: of attention weights, of what attention and
+    feed-forward add to the residual stream, and of the embedding. They are no part of what the model computes.
     """
 
     vocab_size: int
@@ -61,6 +65,9 @@ class ModelConfig:
     sliding_window: int | None = None
     windowed_from: int = 0
     tied_embeddings: bool = False
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    embedding_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_width", "feedforward_width")
@@ -76,6 +83,9 @@ class ModelConfig:
             raise ValueError(f"sliding_window={self.sliding_window}: a token sees at least itself, which is 1")
         if not 0 <= self.windowed_from < self.num_layers:
             raise ValueError(f"windowed_from={self.windowed_from}: the layers are 0 to {self.num_layers - 1}")
+        for name in DROPOUTS:
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: it is a share, from 0 to less than 1")
         self.position.check_head(self.head_width)
 
     def window_of(self, layer: int) -> int | None:

@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from handscroll.model.config import DROPOUTS
 from handscroll.model.transformer import Transformer
 
 # Numbers of each weight, evenly spread, that are looked at.
@@ -18,10 +19,14 @@ SAMPLE = 256
 
 
 def shape_of(model: Transformer) -> dict[str, Any]:
-    """The config and the weights' type as JSON values; the kind of positions stands beside their options."""
+    """The config and the weights' type as JSON values; the kind of positions stands beside their options.
+
+    Without dropouts: a memory is the same whatever its model was trained with.
+    """
     position = {"kind": type(model.config.position).__name__} | asdict(model.config.position)
     dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
-    shape: dict[str, Any] = json.loads(json.dumps(asdict(model.config) | {"position": position, "dtype": dtype}))
+    told = {key: value for key, value in asdict(model.config).items() if key not in DROPOUTS}
+    shape: dict[str, Any] = json.loads(json.dumps(told | {"position": position, "dtype": dtype}))
     return shape
 
 

@@ -100,15 +100,21 @@ class CachePolicy(Protocol):
 class DirectMemory:
     """Attention among the forward's own tokens. Stateless: one serves all layers of a `window`, and any recomputation.
 
-    `crossbatch`: of all tokens some look across rows.
+    `crossbatch`: of all tokens some look across rows. `dropout`: the share of weights that is dropped, drawn from
+    PyTorch's global generator.
     """
 
     some_may_ask = True
 
     def __init__(
-        self, position: Position, layout: Layout, crossbatch: Crossbatch | None = None, window: int | None = None
+        self,
+        position: Position,
+        layout: Layout,
+        crossbatch: Crossbatch | None = None,
+        window: int | None = None,
+        dropout: float = 0.0,
     ):
-        self.position, self.window = position, window
+        self.position, self.window, self.dropout = position, window, dropout
         self.rotation = rotation_of(position, layout)
         self.mask = self._mask(layout)
         self.crossbatch = crossbatch
@@ -126,9 +132,9 @@ class DirectMemory:
         causal = mask is None
         if layout.capture.weights:
             return Attended(*attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask, causal))
-        out_BHTD = attention(query_BHTD, key_BKTD, value_BKTD, mask, causal)
+        out_BHTD = attention(query_BHTD, key_BKTD, value_BKTD, mask, causal, self.dropout)
         if self.crossbatch is not None:
-            out_BHTD = _look_across(self.crossbatch, out_BHTD, query_BHTD, key_BKTD, value_BKTD)
+            out_BHTD = _look_across(self.crossbatch, self.dropout, out_BHTD, query_BHTD, key_BKTD, value_BKTD)
         return Attended(out_BHTD, None)
 
     def _mask(self, layout: Layout, asking: Layout | None = None) -> Tensor | None:
@@ -150,14 +156,14 @@ class DirectMemory:
 
 
 def _look_across(
-    crossbatch: Crossbatch, out_BHTD: Tensor, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor
+    crossbatch: Crossbatch, dropout: float, out_BHTD: Tensor, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor
 ) -> Tensor:
     """`out_BHTD`, anew where a token looks across rows: all keys of the batch stand side by side for it."""
     query_HPD, key_KPD, value_KPD = (
         x_BHTD.transpose(0, 1).flatten(1, 2) for x_BHTD in (query_BHTD, key_BKTD, value_BKTD)
     )
     asking_1HQD = query_HPD.index_select(1, crossbatch.asking_Q)[None]
-    across_1HQD = attention(asking_1HQD, key_KPD[None], value_KPD[None], crossbatch.visible_QS, False)
+    across_1HQD = attention(asking_1HQD, key_KPD[None], value_KPD[None], crossbatch.visible_QS, False, dropout)
     batch, heads, length, width = out_BHTD.shape
     out_HPD = out_BHTD.transpose(0, 1).flatten(1, 2).index_copy(1, crossbatch.asking_Q, across_1HQD[0])
     return out_HPD.view(heads, batch, length, width).transpose(0, 1)

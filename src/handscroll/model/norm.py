@@ -18,7 +18,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x_BTE: Tensor, layout: Layout) -> tuple[Tensor, None]:
-        return F.rms_norm(x_BTE, self.weight.shape, self.weight, self.eps), None
+        # Heads are normalized in 16 bits under autocast, whose weights stay in 32.
+        return F.rms_norm(x_BTE, self.weight.shape, self.weight.to(x_BTE.dtype), self.eps), None
 
 
 NORMS = {"rms": RMSNorm}

@@ -91,7 +91,7 @@ def stretch(config: ModelConfig, method: str, to: int, options: Mapping[str, Any
 
 
 def with_config(model: Transformer, config: ModelConfig) -> Transformer:
-    """The same weights, shared and not copied, under a config that differs only in positions and window."""
+    """The same weights, shared and not copied, under a config that differs in positions, window and dropouts."""
     with torch.device("meta"):
         stretched = Transformer(config, seed=None)
     stretched.load_state_dict(model.state_dict(), assign=True)

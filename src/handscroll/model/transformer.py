@@ -45,6 +45,7 @@ class Block(nn.Module):
         self.attention = chosen("attention", config.attention, ATTENTIONS)(config)
         self.feedforward_norm = norm(config.width, config.norm_eps)
         self.feedforward = chosen("feedforward", config.feedforward, FEEDFORWARDS)(config)
+        self.dropout = nn.Dropout(config.residual_dropout)
 
     def forward(
         self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, asking: Asking | None = None
@@ -58,10 +59,10 @@ class Block(nn.Module):
         if asking is not None:
             x_BTE, layout = pick(x_BTE, asking.places_BQ), asking.layout
             attended_BTE = attended_BTE if memory.some_may_ask else pick(attended_BTE, asking.places_BQ)
-        x_BTE = x_BTE + attended_BTE
+        x_BTE = x_BTE + self.dropout(attended_BTE)
         normed_BTE, _ = self.feedforward_norm(x_BTE, layout)
         fed_BTE, _ = self.feedforward(normed_BTE, layout)
-        return x_BTE + fed_BTE, weights_BHTS
+        return x_BTE + self.dropout(fed_BTE), weights_BHTS
 
 
 class Transformer(nn.Module):
@@ -76,6 +77,7 @@ class Transformer(nn.Module):
         self.config = config
         self.position = make_position(config)
         self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = chosen("norm", config.norm, NORMS)(config.width, config.norm_eps)
         if not config.tied_embeddings:
@@ -84,6 +86,8 @@ class Transformer(nn.Module):
         self.source: Source | None = None
         if seed is not None:
             initialize(self, seed)
+        # Only a trainer drops: it says train() and, when it is done, eval().
+        self.eval()
 
     @property
     def device(self) -> torch.device:
@@ -116,16 +120,17 @@ class Transformer(nn.Module):
             batch, length = tokens_BT.shape
             starts = cache.lengths if cache is not None else None
             layout = Layout.rows([length] * batch, starts, device=tokens_BT.device)
-        memories: Sequence[LayerMemory] = self._direct(layout) if cache is None else cache.layers
+        dropout = self.config.attention_dropout if self.training else 0.0
+        memories: Sequence[LayerMemory] = self._direct(layout, dropout) if cache is None else cache.layers
         # A cache is mutated by attention: a block that is recomputed would append its tokens twice.
         recompute = self.activation_checkpointing and torch.is_grad_enabled() and cache is None
         last = None if wanted_BQ is None else Asking(wanted_BQ, layout.pick(wanted_BQ))
         if crossbatch is not None:
             assert cache is None, "rows of a cache are strangers"
-            across = DirectMemory(self.position, layout, crossbatch=crossbatch)
+            across = DirectMemory(self.position, layout, crossbatch, dropout=dropout)
             memories = [across if layer in crossbatch.layers else memory for layer, memory in enumerate(memories)]
         layers, weights = [], []
-        x_BTE = self.embedding(tokens_BT)
+        x_BTE = self.dropout(self.embedding(tokens_BT))
         for number, (block, memory) in enumerate(zip(self.layers, memories, strict=True), 1):
             asking = last if number == len(self.layers) else None
             if recompute:
@@ -139,10 +144,10 @@ class Transformer(nn.Module):
         last_BTE, _ = self.norm(x_BTE, layout if last is None else last.layout)
         return Hidden(last_BTE, tuple(layers), tuple(weights))
 
-    def _direct(self, layout: Layout) -> list[LayerMemory]:
+    def _direct(self, layout: Layout, dropout: float) -> list[LayerMemory]:
         """What each layer attends to without a cache; layers that see equally far share one."""
         windows = [self.config.window_of(layer) for layer in range(len(self.layers))]
-        made = {window: DirectMemory(self.position, layout, window=window) for window in set(windows)}
+        made = {window: DirectMemory(self.position, layout, window=window, dropout=dropout) for window in set(windows)}
         return [made[window] for window in windows]
 
     def logits(self, hidden_BTE: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from handscroll.recipes.documents import token_rows
 from handscroll.recipes.events import Advance, Said
 from handscroll.recipes.schema import Data
 from handscroll.text import Corpus, Skipped, Tokenizer, row_text
-from handscroll.training import TokenFile, TokenRow
+from handscroll.training import TokenFile, TokenList, TokenRow, TokenRows
 
 Watch = Callable[[Advance | Said], None]
 KILOBYTE = 1000
@@ -30,17 +30,17 @@ def unwatched(event: Advance | Said) -> None:
 
 def read_data(
     data: Data, tokenizer: Tokenizer, objective: str, folder: Path | None, watch: Watch = unwatched
-) -> list[TokenFile | list[TokenRow]]:
+) -> list[TokenRows]:
     """The token rows of each part: in `folder`, a subfolder each, or in memory where there is none.
 
     What was written there before is taken again if files, tokenizer, objective and `skip_bad` are the same. Bad rows
     that were left out are told to `watch`. Raises ValueError for a mistake in the data.
     """
-    read: list[TokenFile | list[TokenRow]] = []
+    read: list[TokenRows] = []
     for number, part in enumerate(data.parts):
         corpus = Corpus(part.files, Skipped() if data.skip_bad else None)
         if folder is None:
-            read.append([*_told(corpus, tokenizer, objective, watch)])
+            read.append(TokenList(_told(corpus, tokenizer, objective, watch)))
             skipped = corpus.skipped or Skipped()
         else:
             rows = _on_disk(folder / str(number), corpus, tokenizer, objective, watch)
@@ -62,10 +62,10 @@ def read_plainly(data: Data, watch: Watch = unwatched) -> Iterator[str]:
         watch(_far(corpus, "reading for the vocabulary"))
 
 
-def check_enough(data: Sequence[TokenFile | list[TokenRow]], window: int) -> None:
+def check_enough(data: Sequence[TokenRows], window: int) -> None:
     """Raises ValueError where a part is shorter than one window."""
     for rows in data:
-        tokens = int(rows.lengths_N.sum()) if isinstance(rows, TokenFile) else sum(len(row.ids) for row in rows)
+        tokens = int(rows.lengths_N.sum())
         if tokens < window:
             raise ValueError(
                 f"the corpus has {tokens} tokens, fewer than one window of {window}: "

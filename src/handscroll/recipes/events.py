@@ -46,6 +46,8 @@ Event = Advance | Said | Finished
 def step_event(progress: Progress, task: str = "training") -> Advance:
     """A training step as an event; a wait for data that slows training is told."""
     note = f"loss {progress.loss:.3f}"
+    if progress.evaluation is not None:
+        note += f", evaluation {progress.evaluation.loss:.3f} (perplexity {progress.evaluation.perplexity:,.1f})"
     if progress.waiting > WORTH_TELLING:
         note += f", {progress.waiting:.0%} of the time waiting for data"
     return Advance(task, progress.step, progress.steps, "steps", progress.tokens_per_second, note)

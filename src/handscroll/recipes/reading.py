@@ -19,7 +19,8 @@ from handscroll.recipes.values import Loader, parse_value
 
 Source = str | Path | Mapping[str, Any] | Recipe
 
-SUGGESTION_CUTOFF = 0.6
+# How alike two keys must be; in another section they must be nearly the same.
+SUGGESTION_CUTOFF, ELSEWHERE_CUTOFF = 0.6, 0.8
 
 
 def read_recipe(source: Source, overrides: Sequence[str] = ()) -> Recipe:
@@ -109,7 +110,8 @@ def _place(loc: Sequence[int | str]) -> tuple[list[str], type[BaseModel]]:
 
 
 def _inside(section: type[BaseModel], key: str) -> type[BaseModel] | None:
-    field = section.model_fields.get(key)
+    """The one section that stands under a key; its name or its alias."""
+    field = next((each for name, each in section.model_fields.items() if key in (name, each.alias)), None)
     found = _sections(field.annotation) if field is not None else []
     return found[0] if len(found) == 1 else None
 
@@ -137,7 +139,7 @@ def _worded(kind: str, place: str, given: Any, limits: Mapping[str, Any], sectio
         return f"{shown} is unknown{_nearest(str(given), known)}"
     if "min_length" in limits:
         return f"{shown}: it must not be empty"
-    for limit, words in (("ge", "at least"), ("gt", "more than")):
+    for limit, words in (("ge", "at least"), ("gt", "more than"), ("lt", "less than"), ("le", "at most")):
         if limit in limits:
             return f"{shown}: it must be {words} {limits[limit]:g}"
     wanted = next((words for start, words in WANTED.items() if kind.startswith(start)), None)
@@ -166,9 +168,16 @@ def _unknown(place: str, section: type[BaseModel]) -> str:
         return f"is not a key of a recipe; did you mean {'.'.join([*outer, near[0]])}?"
     if issubclass(section, FromFolder):
         return f"can't stand beside {'.'.join(outer)}.from: that folder says it"
-    elsewhere = [path for path in _all_keys() if path.split(".")[-1] == key and path != place]
-    if elsewhere:
-        return f"is not a key of a recipe; did you mean {elsewhere[0]}?"
+    others = VARIANTS.get(outer[0], {}) if len(outer) == 1 else {}
+    owners = [name for name, kind in others.items() if key in kind.model_fields and "name" in kind.model_fields]
+    if owners:
+        return f"is an option of {outer[0]}.name={' or '.join(owners)}: choose that, or leave it out"
+    elsewhere: dict[str, str] = {}
+    for path in _all_keys():
+        elsewhere.setdefault(path.split(".")[-1], path)
+    near = difflib.get_close_matches(key, elsewhere, 1, ELSEWHERE_CUTOFF)
+    if near and elsewhere[near[0]] != place:
+        return f"is not a key of a recipe; did you mean {elsewhere[near[0]]}?"
     where = f"known in {'.'.join(outer)}" if outer else "known"
     return f"is not a key of a recipe; {where} are {', '.join(known)}"
 
@@ -179,11 +188,15 @@ def _nearest(value: str, known: str) -> str:
 
 
 def _all_keys() -> Iterator[str]:
-    for name, field in Recipe.model_fields.items():
-        inner = _inside(Recipe, name)
-        for section in [inner] if inner is not None else VARIANTS.get(name, {}).values():
-            yield from (f"{name}.{_key(key, each)}" for key, each in section.model_fields.items())
-        yield _key(name, field)
+    """Every key with what it stands in; of one that several places have the outermost comes first."""
+    waiting: list[tuple[str, type[BaseModel]]] = [("", Recipe)]
+    for prefix, section in waiting:
+        for name, field in section.model_fields.items():
+            place = f"{prefix}{_key(name, field)}"
+            yield place
+            kinds = VARIANTS.get(name, {}).values() if section is Recipe else ()
+            inner = None if kinds else _inside(section, name)
+            waiting += [(f"{place}.", kind) for kind in [*kinds, inner] if kind is not None]
 
 
 def _key(name: str, field: Any) -> str:

@@ -1,35 +1,31 @@
 """What a training recipe may say: its sections and keys, their types, defaults and limits.
 
-Knows names, types and which keys exclude each other. Sections of `optimizer` and `schedule` are made from the training
-room's own frozen options, so a recipe and the room can't drift apart. Leaves files, overrides and the wording of errors
+Knows names, types and which keys exclude each other. Sections of `objective`, `optimizer` and `schedule` are made from
+the training room's own frozen options (`sections.py`). Leaves files, overrides and the wording of errors
 to `reading.py`, and what is done with a recipe to `train.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_type_hints
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from handscroll.model import ModelConfig, RopeOptions
 from handscroll.model.families import family_for
 from handscroll.model.position import AlibiOptions
 from handscroll.model.stretching import METHODS
+from handscroll.recipes.sections import Named, Section, named_sections
 from handscroll.text.learning import HANS, scheme
 from handscroll.training import OBJECTIVES, OPTIMIZERS, SCHEDULES
+from handscroll.training.precision import PRECISIONS
 
 Size = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
-
-
-class Section(BaseModel):
-    """Some keys that belong together; a key that isn't one of them is refused. Frozen."""
-
-    # strict: a number in quotes is a mistake, and true is no number. Sections are read as JSON, where that is possible.
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class FromFolder(Section):
@@ -146,17 +142,24 @@ class Part(Section):
 
 
 class Data(Section):
-    """Files, and folders of them, or a mixture of such parts; a path is relative to where the command is run."""
+    """Files, and folders of them, or a mixture of such parts; a path is relative to where the command is run.
+
+    What is evaluated on is `eval`, files of its own, or the share `held_out` of each part's tokens.
+    """
 
     files: Files | None = None
     mix: Annotated[tuple[Part, ...], Field(min_length=1)] | None = None
     skip_bad: bool = False
+    eval: Files | None = None
+    held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Data:
         if (self.files is None) == (self.mix is None):
             given = "neither is" if self.files is None else "both are"
             raise ValueError(f"{given} given: say files, or mix, a list of parts with files and weight")
+        if self.eval is not None and self.held_out is not None:
+            raise ValueError(f"eval={list(self.eval)} and held_out={self.held_out}: give one of them")
         return self
 
     @property
@@ -171,8 +174,33 @@ class SkipPositions(Section):
     chunks: Annotated[int, Field(ge=2)] = 2
 
 
+class Dropout(Section):
+    """Shares that are dropped while training: of attention weights, of what each half of a layer adds, of embeddings.
+
+    Default: the model's own, which is none for a new one.
+    """
+
+    attention: Share | None = None
+    residual: Share | None = None
+    embedding: Share | None = None
+
+    def applied(self, config: ModelConfig) -> ModelConfig:
+        given = {f"{name}_dropout": share for name, share in self.model_dump(exclude_none=True).items()}
+        return replace(config, **given)
+
+
+class Evaluation(Section):
+    """How often to evaluate, in steps, and after how many evaluations without a better one to stop (null: never)."""
+
+    every: Size = 100
+    patience: Size | None = None
+
+
 class Training(Section):
-    """How long, in what portions, and what is kept. A step is `windows_per_step` windows of `window` tokens."""
+    """How long, in what portions, where, and what is kept.
+
+    A step is `windows_per_step` windows of `window` tokens.
+    """
 
     steps: Size | None = None
     epochs: float | None = Field(None, gt=0)
@@ -185,6 +213,12 @@ class Training(Section):
     checkpoint_every: Size = 100
     keep: Size = 2
     activation_checkpointing: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal[tuple(PRECISIONS)] | None = Field(  # type: ignore[valid-type]
+        None, description="default: bfloat16 on a GPU that has it, else float16 there; float32 on a CPU"
+    )
+    dropout: Dropout = Field(default_factory=Dropout)
+    tensorboard: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Training:
@@ -198,49 +232,6 @@ class Training(Section):
                 "equal parts: make it a multiple"
             )
         return self
-
-
-class Named(Section):
-    """The options of one entry of a room's dict, `name` being its key there."""
-
-    name: str
-
-
-AnySection = TypeVar("AnySection", bound=Section)
-
-
-def named_sections(kinds: Mapping[str, type], without: Sequence[str] = ()) -> dict[str, type[Named]]:
-    """A section for each entry of a room's dict of options, `without` those that a recipe says elsewhere."""
-    return {name: section_of(kind, Named, without=without, name=(Literal[name], name)) for name, kind in kinds.items()}
-
-
-def section_of(
-    options: type, base: type[AnySection], *, defaults: Any = None, without: Sequence[str] = (), **keys: Any
-) -> type[AnySection]:
-    """A section with the fields of frozen options; no number may be negative. `defaults` are options, or their own."""
-    hints = get_type_hints(options)
-    for each in fields(options):
-        if each.name in without:
-            continue
-        kind, default = hints[each.name], each.default
-        if defaults is not None:
-            default = getattr(defaults, each.name)
-        elif each.default_factory is not MISSING:
-            default = each.default_factory()
-        if isinstance(kind, type) and is_dataclass(kind):
-            kind = section_of(kind, Section, defaults=default)
-            default = kind()
-        keys[each.name] = (Annotated[kind, Field(ge=0)] if kind in (int, float) else kind, default)
-    return create_model(options.__name__, __base__=base, **keys)
-
-
-def options_of(section: Section, options: Callable[..., Any], **others: Any) -> Any:
-    """The frozen options that a section made by `section_of` stands for; `others` are those that it is without."""
-    values = {key: getattr(section, key) for key in type(section).model_fields if key != "name"}
-    for key, value in values.items():
-        if isinstance(value, Section):
-            values[key] = options_of(value, get_type_hints(options)[key])
-    return options(**values, **others)
 
 
 # The tokenizer says how a batch is padded, and `train` how long it is.
@@ -294,4 +285,15 @@ class Recipe(Section):
     optimizer: OptimizerSection = Field(default_factory=lambda: OPTIMIZER_SECTIONS["adamw"](name="adamw"))
     schedule: ScheduleSection = Field(default_factory=lambda: SCHEDULE_SECTIONS["cosine"](name="cosine"))
     train: Training
+    evaluation: Evaluation | None = Field(
+        None, description="default: every 100 steps where there is what to evaluate on"
+    )
     out: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _can_evaluate(self) -> Recipe:
+        if self.evaluation is not None and self.data.eval is None and self.data.held_out is None:
+            raise ValueError(
+                "evaluation has nothing to evaluate on: give data.eval, files, or data.held_out, a share such as 0.01"
+            )
+        return self

@@ -1,48 +1,63 @@
 """A whole training run from a recipe: rows, tokenizer, model, source, training, a Hugging Face folder.
 
 What it writes to the recipe's `out`: `recipe.yaml` (with every default), `log.jsonl` and checkpoints `step-NNNNNN`
-(the training room's), `tokens/` (the corpus as the model is given it), `tokenizer/` where it learnt one, and at the end
-`model/`. What is wrong with recipe or data is said before any of these is left.
+(the training room's), `tokens/` (the corpus as the model is given it), `tokenizer/` where it learnt one, `tensorboard/`
+on request, and at the end `model/` and `report.html`. What is wrong with recipe or data is said before any of these is
+left. Of several processes the first one writes.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
 
 from handscroll.kernels.likelihood import CHUNK
+from handscroll.measure.report.training_page import TrainingReport, write_training_report
 from handscroll.model import ModelConfig, Transformer
 from handscroll.model.checkpoint import load_model, read_config, replacing, resolve
-from handscroll.model.footprint import require, training_bytes
+from handscroll.model.footprint import Footprint, parameter_count, require, training_bytes
 from handscroll.model.stretching import with_config
 from handscroll.recipes.data import Watch, check_enough, clearing, read_data, read_plainly, unwatched
+from handscroll.recipes.devices import training_device
 from handscroll.recipes.folders import allow_length, check_vocabulary, read_stretched, save_folder
+from handscroll.recipes.held_out import hold_out
 from handscroll.recipes.output import check_writable
 from handscroll.recipes.reading import Source as RecipeSource
 from handscroll.recipes.reading import read_recipe, to_yaml
-from handscroll.recipes.schema import FromFolder, FromModel, NewModel, NewTokenizer, Recipe, options_of
+from handscroll.recipes.schema import Data, FromFolder, FromModel, NewModel, NewTokenizer, Recipe
+from handscroll.recipes.schema import Evaluation as EvaluationSection
+from handscroll.recipes.sections import options_of
+from handscroll.recipes.tensorboard import TENSORBOARD, TensorBoardLog
 from handscroll.text import Tokenizer
+from handscroll.text.files import write_files
 from handscroll.training import (
     OBJECTIVES,
     OPTIMIZERS,
     SCHEDULES,
+    Evaluation,
     MixedSource,
     Objective,
     PackedSource,
     Progress,
     SkippedPositions,
+    TokenRows,
     TrainOptions,
+    checkpoint,
+    parallel,
 )
 from handscroll.training import train as train_model
-from handscroll.training.log import LOG_NAME
+from handscroll.training.log import LOG_NAME, read_log
+from handscroll.training.precision import check_precision, default_precision
 
-RECIPE, LOG, TOKENIZER, MODEL = "recipe.yaml", LOG_NAME, "tokenizer", "model"
-TOKENS = "tokens"
+TOKENS, EVALUATED = "tokens", "evaluated"
+# Keys that may change when a run is resumed.
+ELSEWHERE = ("out", "train.device", "train.tensorboard")
+RECIPE, LOG, TOKENIZER, MODEL, REPORT = "recipe.yaml", LOG_NAME, "tokenizer", "model", "report.html"
 
 
 class Prepared(NamedTuple):
@@ -50,8 +65,11 @@ class Prepared(NamedTuple):
 
     model: Transformer
     tokenizer: Tokenizer
+    objective: Objective
     source: PackedSource | MixedSource
     options: TrainOptions
+    evaluation: Evaluation | None
+    footprint: Footprint
 
 
 def train(
@@ -74,12 +92,18 @@ def train(
     check_writable(out)
     if resume:
         _check_same(checked, out)
-    with clearing(out):
+    with parallel.first_alone(), clearing(out):
         prepared = prepare(checked, out if resume else None, out / TOKENS, watch)
-        objective = _objective(checked, prepared.tokenizer)
-        # Of no rows at all: the options alone may not fit the model.
-        objective.prepare({"model": prepared.model}, (), torch.Generator())
-    steps = train_model({"model": prepared.model}, objective, prepared.source, prepared.options, out, resume=resume)
+    steps = train_model(
+        {"model": prepared.model},
+        prepared.objective,
+        prepared.source,
+        prepared.options,
+        out,
+        resume=resume,
+        evaluation=prepared.evaluation,
+        callbacks=[TensorBoardLog(out / TENSORBOARD)] if checked.train.tensorboard else (),
+    )
     return _run(checked, prepared, steps, model_folder or out / MODEL)
 
 
@@ -100,7 +124,9 @@ def prepare(
     tokenizer = _tokenizer(recipe, earlier, watch)
     config = _config(recipe, tokenizer)
     window = _window(recipe, config)
-    how = recipe.train
+    how, device = recipe.train, training_device(recipe.train.device)
+    precision = how.precision or default_precision(device)
+    check_precision(precision, device)
     windows_per_batch = how.windows_per_step // how.micro_batches
     needed = training_bytes(
         config,
@@ -109,8 +135,8 @@ def prepare(
         activation_checkpointing=how.activation_checkpointing,
         logits_at_once=CHUNK,
     )
-    require(needed.total, f"training ({needed.describe()})")
-    data = read_data(recipe.data, tokenizer, recipe.objective.name, tokens, watch)
+    require(needed.total, f"training ({needed.describe()})", device)
+    data, unseen = _data(recipe, tokenizer, tokens, watch)
     check_enough(data, window)
     sources = [PackedSource(rows, window, windows_per_batch, how.seed, how.micro_batches) for rows in data]
     weights = [part.weight for part in recipe.data.parts]
@@ -125,19 +151,67 @@ def prepare(
         activation_checkpointing=how.activation_checkpointing,
         checkpoint_every=how.checkpoint_every,
         keep=how.keep,
+        precision=precision,
     )
-    return Prepared(_model(recipe, config), tokenizer, source, options)
+    model, objective = _model(recipe, config).to(device), _objective(recipe, tokenizer)
+    # Of no rows at all: the options alone may not fit the model.
+    objective.prepare({"model": model}, (), torch.Generator())
+    evaluation = _evaluation(recipe, unseen, window, windows_per_batch)
+    return Prepared(model, tokenizer, objective, source, options, evaluation, needed)
 
 
 def _run(recipe: Recipe, prepared: Prepared, steps: Iterator[Progress], model_folder: Path) -> Iterator[Progress]:
+    if not parallel.is_first():
+        yield from steps
+        return
     out = Path(recipe.out)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_recipe(recipe, out / RECIPE)
+    write_files(out, {RECIPE: [to_yaml(recipe)]})
     if _learns_tokenizer(recipe) and not (out / TOKENIZER).is_dir():
         with replacing(out / TOKENIZER) as draft:
             prepared.tokenizer.save(draft)
-    yield from steps
+    try:
+        yield from steps
+    except (ValueError, KeyboardInterrupt):
+        # Where a run ended badly its curves are what one wants to see; the reason must not be lost over them.
+        with suppress(ValueError):
+            _write_report(recipe, prepared)
+        raise
+    best = checkpoint.load_best(out, {"model": prepared.model}) if prepared.evaluation is not None else None
     save_folder(prepared.model, prepared.tokenizer, model_folder)
+    _write_report(recipe, prepared, best)
+
+
+def _write_report(recipe: Recipe, prepared: Prepared, saved: int | None = None) -> None:
+    log = read_log(Path(recipe.out))
+    if log:
+        parameters = parameter_count(prepared.model.config)
+        write_training_report(Path(recipe.out) / REPORT, TrainingReport(log, parameters, to_yaml(recipe), saved))
+
+
+def _data(
+    recipe: Recipe, tokenizer: Tokenizer, tokens: Path | None, watch: Watch
+) -> tuple[list[TokenRows], list[TokenRows]]:
+    """The parts to train on, and what to evaluate on, if anything."""
+    data = read_data(recipe.data, tokenizer, recipe.objective.name, tokens, watch)
+    if recipe.data.held_out is not None:
+        splits = [hold_out(rows, recipe.data.held_out, recipe.train.seed) for rows in data]
+        return [split.training for split in splits], [split.held_out for split in splits]
+    if recipe.data.eval is not None:
+        own = Data(files=recipe.data.eval, skip_bad=recipe.data.skip_bad)
+        folder = None if tokens is None else tokens / EVALUATED
+        return data, read_data(own, tokenizer, recipe.objective.name, folder, watch)
+    return data, []
+
+
+def _evaluation(recipe: Recipe, unseen: Sequence[TokenRows], window: int, windows_per_batch: int) -> Evaluation | None:
+    """All that isn't trained on, packed once, in batches of the size that training has."""
+    if not unseen:
+        return None
+    sources = [PackedSource(rows, window, windows_per_batch, recipe.train.seed) for rows in unseen]
+    windows = [each for source in sources for each in source.epoch(0)]
+    batches = [windows[first : first + windows_per_batch] for first in range(0, len(windows), windows_per_batch)]
+    how = recipe.evaluation or EvaluationSection()
+    return Evaluation(batches, how.every, how.patience)
 
 
 def _tokenizer(recipe: Recipe, earlier: Path | None, watch: Watch) -> Tokenizer:
@@ -163,22 +237,23 @@ def _learns_tokenizer(recipe: Recipe) -> bool:
 
 
 def _config(recipe: Recipe, tokenizer: Tokenizer) -> ModelConfig:
+    """The model's, with the recipe's dropouts."""
     if isinstance(recipe.model, NewModel):
-        return recipe.model.config(tokenizer.vocab_size)
+        return recipe.train.dropout.applied(recipe.model.config(tokenizer.vocab_size))
     folder, stretch = resolve(recipe.model.source), recipe.model.stretch
     if stretch is None:
         _, config, _ = read_config(folder)
     else:
         config = read_stretched(folder, stretch.method, stretch.to, stretch.options).after
     check_vocabulary(tokenizer, config.vocab_size, recipe.model.source)
-    return config
+    return recipe.train.dropout.applied(config)
 
 
 def _model(recipe: Recipe, config: ModelConfig) -> Transformer:
     if isinstance(recipe.model, FromModel):
         # Whatever the file's dtype: small updates are lost in 16 bits.
         model = load_model(resolve(recipe.model.source), dtype=torch.float32)
-        return model if recipe.model.stretch is None else with_config(model, config)
+        return model if config == model.config else with_config(model, config)
     return Transformer(config, seed=recipe.train.seed)
 
 
@@ -209,13 +284,13 @@ def _steps(epochs: float, sources: Sequence[PackedSource], windows_per_step: int
 
 
 def _check_same(recipe: Recipe, out: Path) -> None:
-    """Refuses to resume another run; which folder it stands in doesn't matter."""
+    """Refuses to resume another run; where it stands, computes and is watched doesn't matter."""
     path = out / RECIPE
     if not path.is_file():
         return
     before, now = (_flat(each.model_dump(mode="json", by_alias=True)) for each in (read_recipe(path), recipe))
     for key in [*before, *now]:
-        if key != "out" and before.get(key) != now.get(key):
+        if key not in ELSEWHERE and before.get(key) != now.get(key):
             raise ValueError(
                 f"{key} was {before.get(key)} in {path} and is {now.get(key)} now: a resumed run must be the same run; "
                 "give the same recipe, or another folder as out"
@@ -230,9 +305,3 @@ def _flat(content: object, prefix: str = "") -> dict[str, object]:
         for key, value in content.items()
         for name, leaf in _flat(value, f"{prefix}.{key}" if prefix else key).items()
     }
-
-
-def _write_recipe(recipe: Recipe, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(to_yaml(recipe), encoding="utf-8")
-    os.replace(temporary, path)

@@ -9,10 +9,12 @@ What it promises:
 - a token weighs the same wherever it was computed: sums are divided by the count of the whole accumulated batch;
 - order and packing are pure functions of (seed, epoch, lengths), a step's randomness of (seed, step); the position in a
   run is two integers, and a killed run that is resumed ends with the bits and the log of an uninterrupted one;
-- a checkpoint is whole or absent, holds no pickle, and is refused by a run that is described otherwise.
+- a checkpoint is whole or absent, holds no pickle, and is refused by a run that is described otherwise;
+- an evaluation disturbs nothing: a run with it and one without it have the same losses;
+- several processes (`parallel.py`) make the updates that one would make, up to the order of sums.
 
-What it leaves to others: text and masks (text/), the network (model/), printing, evaluation and wiring (recipes, which
-pass callbacks).
+What it leaves to others: text and masks (text/), the network (model/), printing and wiring (recipes, which choose what
+is evaluated on and pass callbacks).
 
 To add an objective:
 1. write `objectives/NAME.py`: a frozen dataclass of at most ten options, its paper in the docstring;
@@ -24,6 +26,8 @@ To add an objective:
 """
 
 from handscroll.training.batch import Batch, TokenRow, Window, collate
+from handscroll.training.evaluation import Evaluated, Evaluation
+from handscroll.training.loop import train
 from handscroll.training.mixture import MixedSource
 from handscroll.training.objectives import OBJECTIVES, SFT, CausalLM, Loss, Models, Objective, SkippedPositions, Term
 from handscroll.training.optimizers import OPTIMIZERS, AdamWOptions, MuonOptions, OptimizerOptions
@@ -31,7 +35,8 @@ from handscroll.training.progress import Progress
 from handscroll.training.schedule import SCHEDULES, Constant, Cosine, Schedule, WarmupStableDecay
 from handscroll.training.sources import PackedSource, Source
 from handscroll.training.token_file import TokenFile
-from handscroll.training.trainer import Trainer, TrainOptions, train
+from handscroll.training.token_rows import TokenList, TokenRows, TokenView
+from handscroll.training.trainer import Trainer, TrainOptions
 
 __all__ = [
     "OBJECTIVES",
@@ -43,6 +48,8 @@ __all__ = [
     "CausalLM",
     "Constant",
     "Cosine",
+    "Evaluated",
+    "Evaluation",
     "Loss",
     "MixedSource",
     "Models",
@@ -56,7 +63,10 @@ __all__ = [
     "Source",
     "Term",
     "TokenFile",
+    "TokenList",
     "TokenRow",
+    "TokenRows",
+    "TokenView",
     "TrainOptions",
     "Trainer",
     "WarmupStableDecay",

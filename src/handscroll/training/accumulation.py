@@ -2,18 +2,19 @@
 
 Means of micro batches would weigh a token by how few others share its micro batch. So sums are differentiated and
 divided once, at the end, by the count of the whole accumulated batch (what Unsloth and Hugging Face corrected in 2024,
-https://huggingface.co/blog/gradient_accumulation).
+https://huggingface.co/blog/gradient_accumulation), that of all processes (`parallel.py`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from handscroll.training import parallel
 from handscroll.training.objectives.objective import Loss, Term
 
 
@@ -25,46 +26,87 @@ class Averages(NamedTuple):
     metrics: dict[str, float]
 
 
+class Tally:
+    """Sums and counts of losses, without their graphs. `batches` is how many all processes will add."""
+
+    def __init__(self, batches: int):
+        self.batches = batches
+        self.sums: dict[str, Tensor | float] = {}
+        self.counts: dict[str, Tensor | int] = defaultdict(int)
+        self.weights: dict[str, float] = {}
+        self.metrics: dict[str, float] = defaultdict(float)
+
+    def add(self, loss: Loss) -> None:
+        for name, term in loss.terms.items():
+            self.sums[name] = self.sums.get(name, 0) + term.sum.detach().float()
+            self.counts[name] += term.count
+            self.weights[name] = term.weight
+        for name, value in loss.metrics.items():
+            self.metrics[name] += value / self.batches
+
+    def share(self) -> None:
+        """Adds what the other processes have (mutates); their terms may be others than this one's."""
+        if parallel.size() == 1:
+            return
+        terms = {name: (float(self.sums[name]), int(self.counts[name]), self.weights[name]) for name in self.sums}
+        everyone = parallel.gather((terms, dict(self.metrics)))
+        self.sums, self.counts, self.metrics = defaultdict(float), defaultdict(int), defaultdict(float)
+        for found, metrics in everyone:
+            for name, (total, count, weight) in found.items():
+                self.sums[name] += total
+                self.counts[name] += count
+                self.weights[name] = weight
+            for name, value in metrics.items():
+                self.metrics[name] += value
+
+    def factors(self) -> dict[str, Tensor | float]:
+        """What each term's sum is multiplied by in the total."""
+        return {name: weight / _at_least_one(self.counts[name]) for name, weight in self.weights.items()}
+
+    def averages(self) -> Averages:
+        terms = {name: float(total / _at_least_one(self.counts[name])) for name, total in self.sums.items()}
+        loss = sum(self.weights[name] * mean for name, mean in terms.items())
+        return Averages(loss, terms, dict(self.metrics))
+
+
 class Accumulator:
     """Collects the losses of one step; `finish` leaves the averaged gradient in `parameter.grad`.
 
     One micro batch, or one term, needs one backward pass per micro batch. Several terms over several micro batches have
-    counts of their own, unknown until the last, so that each term's gradient is kept apart until then.
+    counts of their own, unknown until the last, so that each term's gradient is kept apart until then. `scale` is
+    applied to what is differentiated.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], micro_batches: int):
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        micro_batches: int,
+        scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    ):
         self.parameters = parameters
         self.micro_batches = micro_batches
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, Tensor | int] = defaultdict(int)
-        self._weights: dict[str, float] = {}
-        self._metrics: dict[str, float] = defaultdict(float)
+        self._scale = scale
+        self._tally = Tally(micro_batches)
         self._gradients: dict[str, list[Tensor | None]] = {}
 
     def add(self, loss: Loss) -> None:
         """Differentiates one micro batch (mutates; the loss's graph is freed)."""
-        for name, term in loss.terms.items():
-            self._sums[name] = self._sums.get(name, 0) + term.sum.detach().float()
-            self._counts[name] += term.count
-            self._weights[name] = term.weight
-        for name, value in loss.metrics.items():
-            self._metrics[name] += value / self.micro_batches
+        self._tally.add(loss)
         if self.micro_batches == 1:
-            _total(loss.terms).backward()  # type: ignore[no-untyped-call]
+            self._scale(_total(loss.terms)).backward()  # type: ignore[no-untyped-call]
             return
         for place, (name, term) in enumerate(loss.terms.items(), start=1):
             _put(self.parameters, self._gradients.get(name))
-            term.sum.backward(retain_graph=place < len(loss.terms))  # type: ignore[no-untyped-call]
+            self._scale(term.sum).backward(retain_graph=place < len(loss.terms))  # type: ignore[no-untyped-call]
             self._gradients[name] = [parameter.grad for parameter in self.parameters]
 
     def finish(self) -> Averages:
         """Divides by the counts of all micro batches (mutates the parameters' gradients)."""
-        factors = {name: weight / _at_least_one(self._counts[name]) for name, weight in self._weights.items()}
+        self._tally.share()
         if self.micro_batches > 1:
-            self._divide(factors)
-        terms = {name: float(total / _at_least_one(self._counts[name])) for name, total in self._sums.items()}
-        loss = sum(self._weights[name] * mean for name, mean in terms.items())
-        return Averages(loss, terms, dict(self._metrics))
+            self._divide(self._tally.factors())
+        parallel.add_gradients(self.parameters)
+        return self._tally.averages()
 
     @torch.no_grad()
     def _divide(self, factors: Mapping[str, Tensor | float]) -> None:

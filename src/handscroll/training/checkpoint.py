@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from handscroll.model import Transformer
+from handscroll.training.evaluation import Standing
+from handscroll.training.log import WAY_OUT
 from handscroll.training.optimizers import Optimizers
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -31,12 +33,17 @@ NAME = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands: steps and real tokens done, seconds spent, and what run it is (JSON values only)."""
+    """Where a run stands: steps and real tokens done, seconds spent, and what run it is (JSON values only).
+
+    `standing` is how its evaluations went, `scaler` the state of float16's loss scale.
+    """
 
     step: int
     tokens: int
     seconds: float
     run: Mapping[str, Any]
+    standing: Standing = field(default_factory=Standing)
+    scaler: Mapping[str, Any] = field(default_factory=dict)
 
 
 def describe(value: Any) -> Any:
@@ -51,32 +58,56 @@ def describe(value: Any) -> Any:
 
 
 def save(folder: Path, models: Mapping[str, Transformer], optimizers: Optimizers, state: RunState, keep: int) -> Path:
-    """Writes `folder/step-NNNNNN` atomically, then deletes all but the newest `keep` (at least 1). Returns its path."""
-    path = folder / f"step-{state.step:06d}"
+    """Writes `folder/step-NNNNNN` atomically and returns its path.
+
+    Then deletes all but the newest `keep` (at least 1) and the one that evaluated best. Raises ValueError where there
+    is no room for it; earlier ones stay.
+    """
+    path = folder / _name(state.step)
     temporary = folder / f".{path.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name, tensors in ((MODEL, _weights(models)), (OPTIMIZER, optimizers.state())):
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary / name)
-    values = {"step": state.step, "tokens": state.tokens, "seconds": state.seconds, "run": state.run}
-    (temporary / STATE).write_text(json.dumps(values, indent=1), encoding="utf-8")
-    for name in (MODEL, OPTIMIZER, STATE):
-        _flush(temporary / name)
-    _flush(temporary)
-    if path.exists():
-        shutil.rmtree(path)
-    temporary.rename(path)
-    _flush(folder)
+    try:
+        temporary.mkdir(parents=True)
+        _write(temporary, models, optimizers, state)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+        _flush(folder)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} can't be written: {error}. {WAY_OUT}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     for old in checkpoints(folder)[: -max(1, keep)]:
-        shutil.rmtree(old)
+        if _step(old) != state.standing.step:
+            shutil.rmtree(old)
     return path
+
+
+def _write(folder: Path, models: Mapping[str, Transformer], optimizers: Optimizers, state: RunState) -> None:
+    for name, tensors in ((MODEL, _weights(models)), (OPTIMIZER, optimizers.state())):
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name)
+    (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+    for name in (MODEL, OPTIMIZER, STATE):
+        _flush(folder / name)
+    _flush(folder)
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints of a run, oldest first."""
     found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name)]
     whole = [path for path in found if all((path / name).is_file() for name in (MODEL, OPTIMIZER, STATE))]
-    return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(whole, key=_step)
+
+
+def load_best(folder: Path, models: Mapping[str, Transformer]) -> int | None:
+    """Puts the weights of the checkpoint that evaluated best into the models (mutates); its step, None without one."""
+    found = checkpoints(folder)
+    best = Standing(**_read_state(found[-1]).get("standing", {})).step if found else 0
+    if not best:
+        return None
+    path = folder / _name(best)
+    _put(path, models, _read_tensors(path / MODEL))
+    return best
 
 
 def load(path: Path, models: Mapping[str, Transformer], optimizers: Optimizers, run: Mapping[str, Any]) -> RunState:
@@ -85,15 +116,36 @@ def load(path: Path, models: Mapping[str, Transformer], optimizers: Optimizers, 
     Raises ValueError for files that can't be read, for a run described otherwise than `run` (naming the key), and for
     tensors that don't fit.
     """
+    values, weights, moments = _read_state(path), _read_tensors(path / MODEL), _read_tensors(path / OPTIMIZER)
+    _compare(path, _flat(values["run"]), _flat(run))
+    _put(path, models, weights)
+    optimizers.load(moments)
+    return RunState(**values | {"standing": Standing(**values.get("standing", {}))})
+
+
+def _read_state(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads((path / STATE).read_text(encoding="utf-8"))
-        state = RunState(values["step"], values["tokens"], values["seconds"], values["run"])
-        weights, moments = load_file(path / MODEL), load_file(path / OPTIMIZER)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} can't be read ({error}): delete this folder to resume from the checkpoint before it"
-        ) from error
-    _compare(path, _flat(state.run), _flat(run))
+        values: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+        missing = {"step", "tokens", "seconds", "run"} - values.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise _unreadable(path, error) from error
+    if missing:
+        raise _unreadable(path, f"{STATE} has no {min(missing)}")
+    return values
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file.parent, error) from error
+
+
+def _unreadable(path: Path, reason: object) -> ValueError:
+    return ValueError(f"{path} can't be read ({reason}): delete this folder to resume from the checkpoint before it")
+
+
+def _put(path: Path, models: Mapping[str, Transformer], weights: Mapping[str, Tensor]) -> None:
     own = _weights(models)
     if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
         odd = sorted(name for name in own.keys() | weights.keys() if _shape(own, name) != _shape(weights, name))
@@ -101,8 +153,14 @@ def load(path: Path, models: Mapping[str, Transformer], optimizers: Optimizers, 
     with torch.no_grad():
         for name, tensor in weights.items():
             own[name].copy_(tensor)
-    optimizers.load(moments)
-    return state
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _weights(models: Mapping[str, Transformer]) -> dict[str, Tensor]:

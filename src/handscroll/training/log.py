@@ -1,19 +1,22 @@
 """A run's log: `log.jsonl`, one JSON object a step, the same for a resumed run as for an uninterrupted one.
 
 Only the fields that speak of time differ. A kill can leave lines past the last checkpoint, or half a line; on resume
-they are cut, for those steps are taken again.
+they are cut, for those steps are taken again. A step that was not evaluated has no `evaluation` in its line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from handscroll.text.files import write_files
 from handscroll.training.progress import Progress
 
 LOG_NAME = "log.jsonl"
+WAY_OUT = "Checkpoints that are there stay whole: make room and resume the run"
 
 
 class RunLog:
@@ -21,20 +24,31 @@ class RunLog:
 
     def __init__(self, folder: Path, step: int):
         """Keeps the lines of the first `step` steps and drops what follows (mutates the file)."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / LOG_NAME
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        temporary = path.with_name(f".{LOG_NAME}.tmp")
-        temporary.write_text("".join(line + "\n" for line in lines if _is_kept(line, step)), encoding="utf-8")
-        os.replace(temporary, path)
+        write_files(folder, {LOG_NAME: (line + "\n" for line in lines if _is_kept(line, step))})
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, progress: Progress) -> None:
-        self._file.write(json.dumps(asdict(progress)) + "\n")
-        self._file.flush()
+        """Raises ValueError where the disk has no room."""
+        line = asdict(progress)
+        if progress.evaluation is None or progress.evaluation.step != progress.step:
+            del line["evaluation"]
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise ValueError(f"{self._file.name} can't be written: {error.strerror}. {WAY_OUT}") from error
 
     def close(self) -> None:
-        self._file.close()
+        # What could not be written at first can't be written now.
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run so far, as they were written."""
+    return [json.loads(line) for line in (folder / LOG_NAME).read_text(encoding="utf-8").splitlines()]
 
 
 def _is_kept(line: str, step: int) -> bool:

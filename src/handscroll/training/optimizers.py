@@ -101,11 +101,14 @@ class Optimizers:
         self.optimizers = options.build(groups)
         self._peaks = [(group, group["lr"]) for optimizer in self.optimizers for group in optimizer.param_groups]
 
-    def step(self, multiplier: float) -> float:
-        """Moves all parameters and forgets their gradients (mutates). Returns the first rule's learning rate."""
+    def step(self, multiplier: float, moves: bool = True) -> float:
+        """Moves all parameters and forgets their gradients (mutates). Returns the first rule's learning rate.
+
+        Without `moves` only the gradients go.
+        """
         for group, peak in self._peaks:
             group["lr"] = peak * multiplier
-        for optimizer in self.optimizers:
+        for optimizer in self.optimizers if moves else ():
             optimizer.step()
         for parameter in self.parameters.values():
             parameter.grad = None

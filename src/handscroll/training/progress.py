@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from handscroll.training.evaluation import Evaluated
+
 RECENT_STEPS = 20
 
 
@@ -17,7 +19,8 @@ class Progress:
 
     `tokens` are real ones, never padding, since the run's start; `seconds` is wall-clock time, earlier sessions of a
     resumed run included. `tokens_per_second` and `eta_seconds` speak of the last 20 steps' pace, and `waiting` of the
-    share of their time in which the models waited for windows.
+    share of their time in which the models waited for windows. `evaluation` is the last
+    one, which may be that of an earlier step.
     """
 
     step: int
@@ -32,6 +35,7 @@ class Progress:
     grad_norm: float
     seconds: float
     eta_seconds: float
+    evaluation: Evaluated | None = None
 
 
 class _Step(NamedTuple):

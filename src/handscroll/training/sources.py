@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from handscroll.text.packing import pack
 from handscroll.training.batch import TokenRow, Window
-from handscroll.training.token_file import TokenFile
 from handscroll.training.token_rows import TokenList, TokenRows
 
 _Integers = NDArray[np.int64]
@@ -54,7 +53,7 @@ class PackedSource:
 
     def __init__(
         self,
-        rows: Sequence[TokenRow] | TokenFile,
+        rows: Sequence[TokenRow] | TokenRows,
         window: int,
         windows_per_batch: int,
         seed: int,
@@ -64,7 +63,7 @@ class PackedSource:
         for name, value, least in sizes:
             if value < least:
                 raise ValueError(f"{name}={value}: it must be at least {least}")
-        self.rows: TokenRows = rows if isinstance(rows, TokenFile) else TokenList(rows)
+        self.rows: TokenRows = TokenList(rows) if isinstance(rows, Sequence) else rows
         self.window = window
         self.windows_per_batch = windows_per_batch
         self.seed = seed
@@ -84,9 +83,12 @@ class PackedSource:
         while number >= self._epoch_starts[-1]:
             self._epoch_starts.append(self._epoch_starts[-1] + len(self._plan(len(self._epoch_starts) - 1)))
         epoch = bisect.bisect_right(self._epoch_starts, number) - 1
-        plan, place = self._plan(epoch), number - self._epoch_starts[epoch]
-        segments = range(plan.bounds[place], plan.bounds[place + 1])
-        return [self.rows.part(int(plan.rows[s]), int(plan.starts[s]), int(plan.stops[s])) for s in segments]
+        return self._window(self._plan(epoch), number - self._epoch_starts[epoch])
+
+    def epoch(self, number: int) -> list[Window]:
+        """All windows of an epoch, in their order."""
+        plan = self._plan(number)
+        return [self._window(plan, place) for place in range(len(plan))]
 
     def packed(self, epoch: int) -> int:
         """The windows that an epoch is packed into, those included of which nothing is learnt."""
@@ -95,6 +97,10 @@ class PackedSource:
     def identity(self) -> str:
         options = [self.window, self.windows_per_batch, self.seed, self.accumulation, self.rows.digest()]
         return hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16]
+
+    def _window(self, plan: _Plan, place: int) -> Window:
+        segments = range(plan.bounds[place], plan.bounds[place + 1])
+        return [self.rows.part(int(plan.rows[s]), int(plan.starts[s]), int(plan.stops[s])) for s in segments]
 
     def _plan(self, epoch: int) -> _Plan:
         """The windows of an epoch. The last epoch is kept, for it is asked for again and again."""

@@ -1,6 +1,7 @@
 """Token rows as a source wants them: lengths at hand, and any part of any row.
 
-`TokenList` holds them in memory; `TokenFile` (`token_file.py`) reads them from a file, for corpora larger than memory.
+`TokenList` holds them in memory; `TokenFile` (`token_file.py`) reads them from a file, for corpora larger than memory;
+`TokenView` shows parts of either.
 Leaves to others which parts make a window.
 """
 
@@ -48,6 +49,32 @@ class TokenList:
         for row in self._rows:
             digest.add(row)
         return digest.finish()
+
+
+class TokenView:
+    """Parts of rows as rows of their own: row n is tokens start_N[n] to stop_N[n] of row row_N[n].
+
+    Of masked rows only whole ones: what is learnt of a part would have to be counted.
+    """
+
+    def __init__(
+        self, rows: TokenRows, row_N: NDArray[np.int64], start_N: NDArray[np.int64], stop_N: NDArray[np.int64]
+    ) -> None:
+        self._rows, self._row_N, self._start_N, self._stop_N = rows, row_N, start_N, stop_N
+        self.lengths_N, self.is_masked = stop_N - start_N, rows.is_masked
+        is_whole_N = self.lengths_N == rows.lengths_N[row_N]
+        assert is_whole_N.all() or not self.is_masked, "a masked row is shown whole"
+        self.learnt_N = np.where(is_whole_N, rows.learnt_N[row_N], np.maximum(0, self.lengths_N - 1))
+
+    def part(self, row: int, start: int, stop: int) -> TokenRow:
+        first = int(self._start_N[row])
+        return self._rows.part(int(self._row_N[row]), first + start, first + stop)
+
+    def digest(self) -> str:
+        digest = hashlib.sha256(self._rows.digest().encode())
+        for numbers_N in (self._row_N, self._start_N, self._stop_N):
+            digest.update(numbers_N.astype("<i8").tobytes())
+        return digest.hexdigest()
 
 
 class RowsDigest:

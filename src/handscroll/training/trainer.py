@@ -1,43 +1,41 @@
-"""The training loop: windows in, one update a step, progress out.
+"""One training step: windows in, one update out; and a look at windows that aren't trained on.
 
-Knows the order of things and nothing else: what is learnt is the objective's, from what the source's, by which rule the
-optimizers'. It is a generator: the caller prints, plots and decides to stop. Given a folder it logs every step and
-writes checkpoints, and `resume=True` goes on from the newest one to the same bits as an uninterrupted run (on the same
-machine, with the same number of threads).
+Knows the order of things within a step and nothing else: what is learnt is the objective's, from what the source's, by
+which rule the optimizers'. Steps in a row, logs and checkpoints are in `loop.py`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from handscroll.training import checkpoint
-from handscroll.training.accumulation import Accumulator, Averages
-from handscroll.training.allocator import keep_freed_memory
-from handscroll.training.batch import Batch
-from handscroll.training.log import RunLog
+from handscroll.training import checkpoint, parallel
+from handscroll.training.accumulation import Accumulator, Averages, Tally
+from handscroll.training.batch import Batch, Window
 from handscroll.training.mixture import MixedSource
 from handscroll.training.objectives import Models, Objective
 from handscroll.training.optimizers import AdamWOptions, OptimizerOptions, Optimizers
-from handscroll.training.progress import Clock, Progress
+from handscroll.training.precision import SMALLEST_SCALE, autocast, check_precision, loss_scaler
 from handscroll.training.randomness import generator, seeded
 from handscroll.training.schedule import Cosine, Schedule
 from handscroll.training.sources import Identified, PackedSource, Source
+
+# What a seed is for stands behind its numbers, so that no two streams are alike.
+EVALUATED, DROPPED = 1, 2
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """How long and by which rule to train. Gradients are clipped to a norm of `clip` (0: never).
 
-    A step is `accumulation` micro batches. A checkpoint is written every `checkpoint_every` steps and after the last;
-    the newest `keep` stay.
+    A step is `accumulation` micro batches, of all processes together. A checkpoint is written every `checkpoint_every`
+    steps and after the last; the newest `keep` stay. `precision` as in `precision.py`.
     """
 
     steps: int
@@ -49,6 +47,7 @@ class TrainOptions:
     activation_checkpointing: bool = False
     checkpoint_every: int = 100
     keep: int = 2
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulation", "checkpoint_every", "keep"):
@@ -60,7 +59,7 @@ class TrainOptions:
 
 
 class Update(NamedTuple):
-    """What one step did."""
+    """What one step did. A gradient norm of 0: it overflowed in float16, and nothing moved."""
 
     loss: float
     terms: dict[str, float]
@@ -69,83 +68,6 @@ class Update(NamedTuple):
     learning_rate: float
     grad_norm: float
     waited: float
-
-
-def train(
-    models: Models,
-    objective: Objective,
-    source: Source,
-    options: TrainOptions,
-    folder: Path | None = None,
-    *,
-    resume: bool = False,
-    callbacks: Sequence[Callable[[Progress], None]] = (),
-) -> Iterator[Progress]:
-    """Trains `models` in place and yields after every step.
-
-    `callbacks` are called with each step's progress before its checkpoint is written, so that a step that was killed in
-    one of them is taken again. With `resume` a folder without a checkpoint starts at step 0. On a CPU the process keeps
-    the memory that steps free (`allocator.py`). Raises at once ValueError for a folder that holds another run and
-    OSError for one that can't be made; while training, ValueError for a loss that is not finite.
-    """
-    trainer = Trainer(models, objective, source, options)
-    if trainer.device.type == "cpu":
-        keep_freed_memory()
-    done = checkpoint.RunState(0, 0, 0.0, trainer.run)
-    if folder is not None:
-        found = checkpoint.checkpoints(folder)
-        if found and not resume:
-            raise ValueError(f"{folder} already holds a run ({found[-1].name}): resume it, or give another folder")
-        if found:
-            done = checkpoint.load(found[-1], models, trainer.optimizers, trainer.run)
-        folder.mkdir(parents=True, exist_ok=True)
-    return _steps(trainer, done, folder, callbacks)
-
-
-def _steps(
-    trainer: Trainer,
-    done: checkpoint.RunState,
-    folder: Path | None,
-    callbacks: Sequence[Callable[[Progress], None]],
-) -> Iterator[Progress]:
-    """Steps from where the run stands to its end: update, log, callbacks, checkpoint, yield."""
-    options, tokens, clock = trainer.options, done.tokens, Clock(done.seconds)
-    log = RunLog(folder, done.step) if folder is not None else None
-    try:
-        for step in range(done.step, options.steps):
-            started = time.perf_counter()
-            update = trainer.step(step)
-            tokens += update.tokens
-            clock.tick(update.tokens, time.perf_counter() - started, update.waited)
-            progress = _progress(step + 1, options.steps, update, tokens, clock)
-            if log is not None:
-                log.write(progress)
-            for callback in callbacks:
-                callback(progress)
-            if folder is not None and (progress.step % options.checkpoint_every == 0 or progress.step == options.steps):
-                state = checkpoint.RunState(progress.step, tokens, clock.seconds, trainer.run)
-                checkpoint.save(folder, trainer.models, trainer.optimizers, state, options.keep)
-            yield progress
-    finally:
-        if log is not None:
-            log.close()
-
-
-def _progress(step: int, steps: int, update: Update, tokens: int, clock: Clock) -> Progress:
-    return Progress(
-        step=step,
-        steps=steps,
-        loss=update.loss,
-        terms=update.terms,
-        metrics=update.metrics,
-        tokens=tokens,
-        tokens_per_second=clock.tokens_per_second,
-        waiting=clock.waiting,
-        learning_rate=update.learning_rate,
-        grad_norm=update.grad_norm,
-        seconds=clock.seconds,
-        eta_seconds=clock.eta(steps - step),
-    )
 
 
 class Trainer:
@@ -157,9 +79,12 @@ class Trainer:
                 f"accumulation={options.accumulation} but the source has {source.accumulation}: make them equal"
             )
         self.models, self.objective, self.source, self.options = models, objective, source, options
+        self.micro_batches = parallel.share(options.accumulation)
         self.optimizers = Optimizers(models, options.optimizer)
         self.parameters = list(self.optimizers.parameters.values())
         self.device = next(iter(models.values())).device
+        check_precision(options.precision, self.device)
+        self.scaler = loss_scaler(options.precision, self.device)
         for model in models.values():
             model.activation_checkpointing = options.activation_checkpointing
 
@@ -178,7 +103,8 @@ class Trainer:
         averages, tokens, waited = self.accumulate(step)
         grad_norm = self.clip()
         self.check(step, averages.loss, grad_norm)
-        rate = self.optimizers.step(self.options.schedule.multiplier(step, self.options.steps))
+        rate = self.move(self.options.schedule.multiplier(step, self.options.steps), grad_norm)
+        grad_norm = grad_norm if math.isfinite(grad_norm) else 0.0
         return Update(averages.loss, averages.terms, averages.metrics, tokens, rate, grad_norm, waited)
 
     def accumulate(self, step: int) -> tuple[Averages, int, float]:
@@ -188,24 +114,28 @@ class Trainer:
         """
         for model in self.models.values():
             model.train()
-        accumulator, tokens, waited = Accumulator(self.parameters, self.options.accumulation), 0, 0.0
-        with seeded(self.options.seed, step, device=self.device):
-            for micro in range(self.options.accumulation):
-                started = time.perf_counter()
-                batch = self.batch(step, micro)
-                waited += time.perf_counter() - started
-                tokens += batch.real_tokens
-                accumulator.add(self.objective.loss(self.models, batch.to(self.device)))
-        return accumulator.finish(), tokens, waited
+        accumulator = Accumulator(self.parameters, self.options.accumulation, self.scaler.scale)
+        tokens, waited = 0, 0.0
+        for micro in self.micro_batches:
+            started = time.perf_counter()
+            batch = self.batch(step, micro)
+            waited += time.perf_counter() - started
+            tokens += batch.real_tokens
+            # A seed a micro batch: what is dropped doesn't depend on which process computes it.
+            with seeded(self.options.seed, step, micro, DROPPED, device=self.device):
+                with autocast(self.options.precision, self.device):
+                    loss = self.objective.loss(self.models, batch.to(self.device))
+                accumulator.add(loss)
+        return accumulator.finish(), sum(parallel.gather(tokens)), waited
 
     def batch(self, step: int, micro: int) -> Batch:
         """A micro batch: a pure function of (seed, step, micro) and, where the model makes rows, of the model."""
-        rng = generator(self.options.seed, step, micro)
-        windows = [self.objective.prepare(self.models, rows, rng) for rows in self.source.windows(step, micro)]
-        return self.objective.make_batch(windows, rng)
+        return self._collate(self.source.windows(step, micro), generator(self.options.seed, step, micro))
 
     def clip(self) -> float:
         """The gradient's norm before clipping; scales gradients down to `clip` where it is larger (mutates them)."""
+        for optimizer in self.optimizers.optimizers:
+            self.scaler.unscale_(optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.options.clip > 0:
@@ -213,8 +143,31 @@ class Trainer:
         return float(norm)
 
     def check(self, step: int, loss: float, grad_norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        may_overflow = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE
+        if not (math.isfinite(loss) and (math.isfinite(grad_norm) or may_overflow)):
             raise ValueError(
                 f"step {step + 1}: loss {loss}, gradient norm {grad_norm}. The weights are those of the step before. "
                 "Try a lower learning rate, a longer warm-up, or clip=1.0, and look at the data of this step"
             )
+
+    def move(self, multiplier: float, grad_norm: float) -> float:
+        """Updates weights unless the gradient overflowed (mutates). Returns the first rule's learning rate."""
+        rate = self.optimizers.step(multiplier, moves=math.isfinite(grad_norm))
+        self.scaler.update()
+        return rate
+
+    @torch.no_grad()
+    def evaluate(self, batches: Sequence[Sequence[Window]]) -> Averages:
+        """Means over windows that aren't trained on. Changes nothing, randomness included; each process takes some."""
+        for model in self.models.values():
+            model.eval()
+        tally, seed = Tally(len(batches)), self.options.seed
+        with seeded(seed, 0, 0, EVALUATED, device=self.device), autocast(self.options.precision, self.device):
+            for number in range(parallel.rank(), len(batches), parallel.size()):
+                batch = self._collate(batches[number], generator(seed, 0, number, EVALUATED))
+                tally.add(self.objective.loss(self.models, batch.to(self.device)))
+        tally.share()
+        return tally.averages()
+
+    def _collate(self, windows: Sequence[Window], rng: torch.Generator) -> Batch:
+        return self.objective.make_batch([self.objective.prepare(self.models, rows, rng) for rows in windows], rng)

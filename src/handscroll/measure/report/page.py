@@ -6,7 +6,6 @@ Leaves looks to `page.html.jinja` and `page.css`. The template escapes all that 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from handscroll.measure.report.heat import has_recall, recall_figure
 from handscroll.measure.report.template import render
 from handscroll.measure.results import PolicyResult, policy_table
 from handscroll.model.footprint import readable
+from handscroll.text.files import write_files
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,7 @@ class Tile(NamedTuple):
 def write_report(path: str | Path, data: ReportData) -> None:
     """Writes the page; it appears whole or not at all. ValueError for a report without results."""
     path = Path(path)
-    page = render_report(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_files(path.parent, {path.name: [render_report(data)]})
 
 
 def render_report(data: ReportData) -> str:

@@ -14,6 +14,7 @@ SIZES = {
     "norm_eps": "rms_norm_eps",
     "tied_embeddings": "tie_word_embeddings",
 }
+DROPOUT = {"attention_dropout": "attention_dropout"}
 
 MODULES = {
     "embedding": "model.embed_tokens",
@@ -33,7 +34,13 @@ MODULES = {
 LLAMA = Family(
     model_type="llama",
     architecture="LlamaForCausalLM",
-    keys={**SIZES, "qkv_bias": "attention_bias", "output_bias": "attention_bias", "feedforward_bias": "mlp_bias"},
+    keys={
+        **SIZES,
+        **DROPOUT,
+        "qkv_bias": "attention_bias",
+        "output_bias": "attention_bias",
+        "feedforward_bias": "mlp_bias",
+    },
     defaults={
         "max_positions": 2048,
         "norm_eps": 1e-6,
@@ -41,6 +48,7 @@ LLAMA = Family(
         "qkv_bias": False,
         "output_bias": False,
         "feedforward_bias": False,
+        "attention_dropout": 0.0,
     },
     fixed={},
     required={"hidden_act": "silu"},

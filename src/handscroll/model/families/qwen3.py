@@ -1,13 +1,13 @@
 """Qwen3 (arXiv 2505.09388): Qwen2 with queries and keys normalized head by head, and without biases by default."""
 
 from handscroll.model.families.family import Family
-from handscroll.model.families.llama import MODULES, SIZES
+from handscroll.model.families.llama import DROPOUT, MODULES, SIZES
 from handscroll.model.families.windows import read_qwen, write_qwen
 
 QWEN3 = Family(
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
-    keys={**SIZES, "qkv_bias": "attention_bias", "output_bias": "attention_bias"},
+    keys={**SIZES, **DROPOUT, "qkv_bias": "attention_bias", "output_bias": "attention_bias"},
     defaults={
         "num_kv_heads": 32,
         "head_width": 128,
@@ -16,6 +16,7 @@ QWEN3 = Family(
         "tied_embeddings": False,
         "qkv_bias": False,
         "output_bias": False,
+        "attention_dropout": 0.0,
     },
     fixed={"qk_norm": True, "feedforward_bias": False},
     required={"hidden_act": "silu"},
