@@ -28,6 +28,7 @@ from handscroll.cli.evaluate import evaluate
 from handscroll.cli.extend import extend
 from handscroll.cli.generate import generate
 from handscroll.cli.inspect import inspect
+from handscroll.cli.processes import leaving_at_once
 from handscroll.cli.quickstart import QuickstartCommand, quickstart
 from handscroll.cli.read import read
 from handscroll.cli.train import train
@@ -88,4 +89,5 @@ def root(
 
 def main() -> None:
     """The `handscroll` command."""
-    app()
+    with leaving_at_once():
+        app()

@@ -8,9 +8,26 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from handscroll.cli.commands import FAILED
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Ends a process that was started among others with its exit code as soon as the block raises SystemExit.
+
+    Taking down the interpreter now and then aborts in threads of torch.distributed, and the code would be lost.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
 def launch(count: int, arguments: Sequence[str]) -> int:

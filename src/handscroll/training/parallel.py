@@ -35,6 +35,8 @@ def joined() -> Iterator[None]:
     dist.init_process_group(backend, timeout=LONGEST)
     try:
         yield
+        # Whoever started the processes ends them all once one has gone.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
