@@ -8,11 +8,11 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test check format clean
+.PHONY: help quickstart test check format docs docs-serve clean
 
 help: ## list these targets
 	@echo "usage: make TARGET [ARGS='--option value ...'] [PYTHON=python3.12]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 quickstart: $(VENV)/installed ## train a small model, let it read far past its window, write report.html (ARGS: see `handscroll quickstart --help`)
 	@$(BIN)/handscroll quickstart $(ARGS)
@@ -29,6 +29,12 @@ check: $(VENV)/installed-dev ## lint, format, types and the order of the rooms; 
 format: $(VENV)/installed-dev ## rewrite the code as `make check` wants it, as far as a machine can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/installed-docs ## build the documentation as a site, in site/; a link that leads nowhere stops it
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+docs-serve: $(VENV)/installed-docs ## show the site on this machine while its pages are written
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve $(ARGS)
 
 clean: ## delete .venv and every tool's cache; runs and models stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
@@ -48,6 +54,11 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Handscroll and what its checks need into $(VENV)"
 	@$(INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/installed $(VENV)/installed-test
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Handscroll and what makes a site of its documentation into $(VENV)"
+	@$(INSTALL) -e '.[docs]'
+	@touch $@ $(VENV)/installed
 
 $(BIN)/python:
 	@command -v $(PYTHON) > /dev/null || { \

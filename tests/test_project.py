@@ -70,9 +70,9 @@ def test_targets_of_the_readme_exist_and_every_target_is_explained() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     [phony] = re.findall(r"^\.PHONY: (.+)$", makefile, flags=re.MULTILINE)
     explained = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert re.findall(r"^  ([a-z]+) ", explained, flags=re.MULTILINE) == phony.split()
+    assert re.findall(r"^  ([a-z-]+) ", explained, flags=re.MULTILINE) == phony.split()
     for name in READMES:
-        used = re.findall(r"make ([a-z]+)", "\n".join([*code_blocks(name, "bash"), *inline_code(name)]))
+        used = re.findall(r"make ([a-z-]+)", "\n".join([*code_blocks(name, "bash"), *inline_code(name)]))
         assert set(used) <= set(phony.split())
 
 
