@@ -2,9 +2,7 @@
 
 import os
 import re
-import shlex
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -44,26 +42,6 @@ def test_both_readmes_show_the_same_code() -> None:
     english, chinese = (code_blocks(name, "bash") + code_blocks(name, "python") for name in READMES)
     assert english == chinese
     assert english
-
-
-def test_commands_of_the_readme_exist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from handscroll.cli import main
-
-    monkeypatch.setenv("COLUMNS", "200")
-    lines = [line for block in code_blocks("README.md", "bash") for line in block.splitlines()]
-    commands = [shlex.split(line)[1:] for line in lines if line.startswith("handscroll ")]
-    assert commands
-    for words in commands:
-        name = words[:2] if words[0] in ("data", "tokenizer") else words[:1]
-        monkeypatch.setattr(sys, "argv", ["handscroll", *name, "--help"])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        shown = capsys.readouterr()
-        assert stopped.value.code in (None, 0), f"handscroll {' '.join(name)}: {shown.err}"
-        assert all((ROOT / word).is_file() for word in words if word.startswith("examples/"))
-        options = [word.split("=")[0] for word in words if word.startswith("--") and "." not in word.split("=")[0]]
-        missing = [option for option in options if not re.search(rf"{option}\b", shown.out)]
-        assert not missing, f"handscroll {' '.join(name)} has no {missing}"
 
 
 def test_targets_of_the_readme_exist_and_every_target_is_explained() -> None:

@@ -31,6 +31,7 @@ PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").r
 # Words that make a command small, by how it begins; the first that fits is taken.
 ONE_STEP = "train.epochs=null train.steps=1 train.windows_per_step=2"
 NEW_MODEL = "model.width=32 model.layers=1 model.head_width=16 model.window=128 tokenizer.vocab_size=300"
+BATTERY = "--lengths 300 --questions 1 --language en --suite.max_new_tokens=2"
 SMALLER = {
     "handscroll data chronicle": "--tokens 500",
     "handscroll data tasks": "--count 2",
@@ -42,7 +43,7 @@ SMALLER = {
     "handscroll generate": "--max-new-tokens 3",
     "handscroll ask": "--max-new-tokens 3",
     "handscroll chat": "--max-new-tokens 3",
-    "handscroll eval quickstart/model --suite recall,qa,needle": "--lengths 300 --questions 1 --language en --suite.max_new_tokens=2",
+    "handscroll eval quickstart/model --suite recall,qa,needle": BATTERY,
     "handscroll eval": "--tokens 300 --language en",
 }
 # What a command needs to have run before it.
@@ -102,9 +103,7 @@ def named(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("command", RUN, ids=str)
-def test_a_command_runs(
-    command: str, run: Run, named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_runs(command: str, run: Run, named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(named, tmp_path, symlinks=True, dirs_exist_ok=True)
     for line in (FIRST.get(beginning(FIRST, command) or ""), command):
         if line is None:
