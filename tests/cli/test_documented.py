@@ -58,6 +58,7 @@ NOT_RUN = {
     "handscroll quickstart": "takes minutes; tests/recipes/test_quickstart.py runs the same on a small scale",
     "Qwen/": "needs the hub",
     "--processes": "starts processes; tests/cli/test_train.py does",
+    "--find-lr": "takes 100 steps; tests/cli/test_train.py sweeps",
 }
 TYPED = "Who jumps?\n/stats\n"
 
