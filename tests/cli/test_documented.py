@@ -57,6 +57,7 @@ NOT_RUN = {
     "jq ": "is no command of Handscroll",
     "handscroll quickstart": "takes minutes; tests/recipes/test_quickstart.py runs the same on a small scale",
     "Qwen/": "needs the hub",
+    "data/": "needs texts that are no part of this repository",
     "--processes": "starts processes; tests/cli/test_train.py does",
     "--find-lr": "takes 100 steps; tests/cli/test_train.py sweeps",
 }
@@ -98,7 +99,7 @@ def named(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).write_text("The quick brown fox jumps over the lazy dog. 天地玄黄。 " * 20, encoding="utf-8")
     export(place / "chronicle", seed=0, languages=("en",), size=1500, measure=lambda part: len(part) // 4)
     chat = [{"role": "user", "content": "Who jumps?"}, {"role": "assistant", "content": "The quick brown fox."}]
-    for name in ("chats.jsonl", "pairs.jsonl"):
+    for name in ("chats.jsonl", "pairs.jsonl", "gsm8k.jsonl"):
         (place / name).write_text((json.dumps({"messages": chat}) + "\n") * 40, encoding="utf-8")
     return place
 
