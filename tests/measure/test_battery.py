@@ -21,7 +21,7 @@ OPTIONS = {"languages": ("en",), "questions": 2, "max_new_tokens": 2, "full_limi
 
 @pytest.fixture(scope="module")
 def battery() -> Battery:
-    return Battery(("kv", "perplexity", "dispersion"), (1000, 600), (Full(), SlidingWindow(window=64)), OPTIONS)
+    return Battery(("number", "perplexity", "dispersion"), (1000, 600), (Full(), SlidingWindow(window=64)), OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_records_survive_json(records: list[Record]) -> None:
 def test_tables_have_a_row_for_each_task_and_length(records: list[Record]) -> None:
     score, perplexity, bits, entropy, mass = score_tables(records)
     assert score.columns == ("task", "length", "full", "sliding_window window=64")
-    assert [row[:2] for row in score.rows] == [("kv en", 600), ("kv en", 1000)]
+    assert [row[:2] for row in score.rows] == [("number en", 600), ("number en", 1000)]
     assert perplexity.column("full")[1] == "not read: over full_limit=700"
     assert all(isinstance(value, float) for value in perplexity.column("sliding_window window=64"))
     assert bits.title == "Bits per byte"
@@ -129,7 +129,7 @@ def test_maps_and_curves_hold_what_the_records_say() -> None:
 
 def test_a_page_and_its_figures_are_written(records: list[Record], tmp_path: Path) -> None:
     names = write_battery(tmp_path / "out", records, {"model": "<b>m</b>"})
-    assert names == ["index.html", "heat-kv.svg", "quality-kv.svg"]
+    assert names == ["index.html", "heat-number.svg", "quality-number.svg"]
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;m&lt;/b&gt;" in page
     assert "not read: over full_limit=700" in page
@@ -143,9 +143,9 @@ def test_a_page_and_its_figures_are_written(records: list[Record], tmp_path: Pat
 
 def test_each_suite_has_its_curve_and_several_have_one_together() -> None:
     some = [record("a", 10, "full", 1.0), record("a", 20, "full", 0.5)]
-    other = [dataclasses.replace(each, cell=each.cell._replace(suite="kv", task="kv")) for each in some]
+    other = [dataclasses.replace(each, cell=each.cell._replace(suite="number", task="number")) for each in some]
     assert set(battery_figures(some)) == {"quality-qa.svg"}
-    assert set(battery_figures(some + other)) == {"quality-qa.svg", "quality-kv.svg", "quality-all.svg"}
+    assert set(battery_figures(some + other)) == {"quality-qa.svg", "quality-number.svg", "quality-all.svg"}
 
 
 def test_policies_with_an_archive_hold_host_bytes(model: Transformer, tokenizer: Tokenizer) -> None:
@@ -157,13 +157,13 @@ def test_policies_with_an_archive_hold_host_bytes(model: Transformer, tokenizer:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ((("kv", "kv"), (5,), (Full(),)), "suites are"),
-        ((("kv",), (), (Full(),)), "lengths are"),
-        ((("kv",), (5,), (Full(), Full())), "policies are"),
+        ((("number", "number"), (5,), (Full(),)), "suites are"),
+        ((("number",), (), (Full(),)), "lengths are"),
+        ((("number",), (5,), (Full(), Full())), "policies are"),
         ((("iq",), (5,), (Full(),)), "unknown suite 'iq'"),
-        ((("kv",), (5,), (Full(),), {"files": ()}), "no suite has the option 'files'"),
-        ((("kv",), (5,), (Full(),), {"languages": ("fr",)}), "languages are"),
-        ((("kv",), (0,), (Full(),)), "tokens=0"),
+        ((("number",), (5,), (Full(),), {"files": ()}), "no suite has the option 'files'"),
+        ((("number",), (5,), (Full(),), {"languages": ("fr",)}), "languages are"),
+        ((("number",), (0,), (Full(),)), "tokens=0"),
     ],
 )
 def test_mistakes_are_named(given: tuple[object, ...], told: str) -> None:

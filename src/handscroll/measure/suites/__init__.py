@@ -25,7 +25,10 @@ TASKED: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "needle": {"needle": ("needle", {"haystack": "chronicle"})},
     "passkey": {"passkey": ("passkey", {})},
     "number": {"number": ("number", {})},
-    "kv": {"kv": ("kv", {})},
+    "kv": {
+        "kv": ("kv", {}),
+        "kv_sentences": ("kv", {"form": "sentence", "keys": "words", "values": "numbers"}),
+    },
     "multi_needle": {
         "multi_key": ("needle", {"haystack": "chronicle", "keys": 4}),
         "multi_value": ("needle", {"haystack": "chronicle", "values": 4}),

@@ -72,15 +72,19 @@ def dispersion(weights_HS: Tensor, gold_S: Tensor | None) -> Dispersion:
 
 
 def query_dispersion(
-    model: Transformer, cache: Cache, prompt: Sequence[int], gold: Sequence[tuple[int, int]]
+    model: Transformer,
+    cache: Cache,
+    prompt: Sequence[int],
+    gold: Sequence[tuple[int, int]],
+    breaks: Sequence[int] = (),
 ) -> list[Dispersion]:
     """For each layer: that of the last token of `prompt`, which a fork of the one-row cache reads.
 
-    gold: tokens start:end of what was read.
+    gold: tokens start:end of what was read. breaks: tokens that end a sentence, as in `read`.
     """
     fork = cache.select([0])
     if len(prompt) > 1:
-        list(read(model, [prompt[:-1]], fork, only_last=True))
+        list(read(model, [prompt[:-1]], fork, only_last=True, breaks=breaks))
     layout = Layout.rows([1], fork.lengths, device=model.device, capture=Capture(weights=True))
     with torch.inference_mode():
         weights = model.hidden(torch.tensor([prompt[-1:]], device=model.device), layout, fork).weights
@@ -115,7 +119,7 @@ def measure(
     layers: list[list[Dispersion]] = []
     for asked, gold in zip(written.sample.asked, _gold(subject, written), strict=True):
         watch = Watch(model.device)
-        layers.append(query_dispersion(model, cache, prompt_ids(tokenizer, asked.question), gold))
+        layers.append(query_dispersion(model, cache, prompt_ids(tokenizer, asked.question), gold, breaks))
         answering += watch.stop()[0]
         yield Work("asking", len(layers), len(written.sample.asked), "questions")
     means = [_mean(of_layer) for of_layer in zip(*layers, strict=True)]
