@@ -40,7 +40,7 @@ def prepare(folder: Path) -> None:
 
 
 def _text() -> str:
-    return write_document(0, ("en",), 40, split="train", measure=lambda text: len(text) // 4, min_characters=400_000).text
+    return write_document(0, ("en",), 40, split="train", measure=len, min_characters=400_000).text
 
 
 def chats() -> list[list[dict[str, str]]]:
@@ -68,9 +68,7 @@ def ours(folder: Path, packed: bool) -> Callable[[], list[Run]]:
     options = TrainOptions(steps=1_000_000, optimizer=AdamWOptions(learning_rate=RATE), clip=CLIP)
 
     def work() -> list[Run]:
-        trainer = Trainer(
-            {"model": load_model(folder)}, SFT(pad), PackedSource(rows, WINDOW, BATCH, seed=0), options
-        )
+        trainer = Trainer({"model": load_model(folder)}, SFT(pad), PackedSource(rows, WINDOW, BATCH, seed=0), options)
         keep_freed_memory()  # as `train` does
         total, step, loss = sum(len(row.ids) for row in rows), 0, 0.0
         clock, tokens = Clock(), 0
