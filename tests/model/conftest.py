@@ -18,6 +18,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
 )
 
 from handscroll.model import Transformer
@@ -29,6 +31,7 @@ LLAMA = (LlamaConfig, LlamaForCausalLM)
 QWEN2 = (Qwen2Config, Qwen2ForCausalLM)
 MISTRAL = (MistralConfig, MistralForCausalLM)
 QWEN3 = (Qwen3Config, Qwen3ForCausalLM)
+STABLELM = (StableLmConfig, StableLmForCausalLM)
 
 
 class Shape(NamedTuple):
@@ -59,6 +62,8 @@ def rope(kind: str, **options: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_theta": 1e4, "rope_type": kind, **options}}
 
 
+# StableLM turns a quarter of each head where it isn't told otherwise.
+WHOLE = {"partial_rotary_factor": 1.0}
 # An original window that the tests' 23 tokens are longer than.
 ORIGINAL = {"original_max_position_embeddings": 16}
 
@@ -99,6 +104,11 @@ SHAPES = {
         QWEN2, {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "num_key_value_heads": 2}
     ),
     "qwen2-all-layers-window9": Shape(QWEN2, {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0}),
+    "stablelm": Shape(STABLELM, {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default", **WHOLE}}),
+    "stablelm-gqa2-tied-bias": Shape(
+        STABLELM, {"num_key_value_heads": 2, "tie_word_embeddings": True, "use_qkv_bias": True, **WHOLE}
+    ),
+    "stablelm-mqa-eps": Shape(STABLELM, {"num_key_value_heads": 1, "layer_norm_eps": 1e-3, **WHOLE, **theta(1e6)}),
     "qwen3": Shape(QWEN3, {"num_key_value_heads": 2, "head_dim": 24, **theta(1e6)}),
     "qwen3-tied-bias": Shape(QWEN3, {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True}),
     "qwen3-mqa-window6": Shape(

@@ -172,6 +172,8 @@ NEW_MODELS = {
     "mistral-window": ({"sliding_window": 6}, "mistral"),
     "qwen3": ({"qk_norm": True}, "qwen3"),
     "qwen3-window": ({"qk_norm": True, "head_width": 12, "sliding_window": 6, "tied_embeddings": True}, "qwen3"),
+    "stablelm": ({"norm": "layer", "head_width": 12}, "stablelm"),
+    "stablelm-tied-bias": ({"norm": "layer", "head_width": 12, "qkv_bias": True, "tied_embeddings": True}, "stablelm"),
     "qwen2-tied": ({"qkv_bias": True, "tied_embeddings": True, "head_width": 12}, "qwen2"),
 }
 

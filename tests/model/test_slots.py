@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import product
 from typing import Any
 
 import pytest
@@ -226,6 +227,14 @@ def test_rms_norm_equals_transformers() -> None:
     torch.testing.assert_close(ours(x_BTE, Layout.rows([5, 5]))[0], theirs(x_BTE), atol=1e-6, rtol=1e-5)
 
 
+def test_layer_norm_equals_torch() -> None:
+    ours, theirs = NORMS["layer"](48, 1e-3), torch.nn.LayerNorm(48, 1e-3)
+    randomized(ours)
+    theirs.load_state_dict(ours.state_dict())
+    x_BTE = 3 + 0.05 * torch.randn(2, 5, 48)
+    torch.testing.assert_close(ours(x_BTE, Layout.rows([5, 5]))[0], theirs(x_BTE), atol=1e-6, rtol=1e-5)
+
+
 def test_swiglu_equals_transformers() -> None:
     config = dataclasses.replace(CONFIG, feedforward_bias=True)
     ours = randomized(FEEDFORWARDS["swiglu"](config))
@@ -238,7 +247,7 @@ def test_swiglu_equals_transformers() -> None:
 
 def test_every_slot_is_initialized() -> None:
     """A variant with a tensor that `initialize` doesn't know would start as whatever was in memory."""
-    for attention, norm, feedforward in zip(ATTENTIONS, NORMS, FEEDFORWARDS, strict=False):
+    for attention, norm, feedforward in product(ATTENTIONS, NORMS, FEEDFORWARDS):
         config = dataclasses.replace(
             CONFIG, attention=attention, norm=norm, feedforward=feedforward, output_bias=True, feedforward_bias=True
         )

@@ -117,8 +117,9 @@ MISTAKES = {
         "model.position=alibi",
         "model: rotary positions are all that a llama checkpoint can say, not AlibiOptions(); rotary positions are all "
         "that a qwen2 checkpoint can say, not AlibiOptions(); rotary positions are all that a mistral checkpoint can "
-        "say, not AlibiOptions(); rotary positions are all that a qwen3 checkpoint can say, not AlibiOptions(); a "
-        "baichuan checkpoint can't say qkv_bias=True: save a model whose config one of them has",
+        "say, not AlibiOptions(); rotary positions are all that a qwen3 checkpoint can say, not AlibiOptions(); rotary "
+        "positions are all that a stablelm checkpoint can say, not AlibiOptions(); a baichuan checkpoint can't say "
+        "qkv_bias=True: save a model whose config one of them has",
     ),
     "theta of alibi": (
         "model={width: 32, layers: 1, heads: 2, position: alibi, rope_theta: 5e5}",

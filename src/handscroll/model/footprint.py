@@ -48,7 +48,7 @@ def parameter_count(config: ModelConfig) -> int:
     """Numbers in all weights; a tied head counts once."""
     embedding = config.vocab_size * config.width
     head = 0 if config.tied_embeddings else embedding
-    vectors = _vectors_per_layer(config) * config.num_layers + config.width
+    vectors = _vectors_per_layer(config) * config.num_layers + _norm(config, config.width)
     return embedding + head + vectors + matrix_count(config)
 
 
@@ -139,9 +139,14 @@ def readable(size: int) -> str:
     return f"{scaled / 1000:.1f} TB"
 
 
+def _norm(config: ModelConfig, width: int) -> int:
+    """A LayerNorm has a bias besides its weight."""
+    return width * (2 if config.norm == "layer" else 1)
+
+
 def _vectors_per_layer(config: ModelConfig) -> int:
     """Two norms, those of a head's queries and keys, and the biases that the config asks for."""
-    vectors = 2 * config.width + (2 * config.head_width if config.qk_norm else 0)
+    vectors = 2 * _norm(config, config.width) + (2 * _norm(config, config.head_width) if config.qk_norm else 0)
     if config.qkv_bias:
         vectors += (config.num_heads + 2 * config.num_kv_heads) * config.head_width
     if config.output_bias:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
-from handscroll.model.norm import RMSNorm
+from handscroll.model.norm import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
     from handscroll.model.transformer import Transformer
@@ -46,9 +46,11 @@ def initialize(model: Transformer, seed: int) -> None:
             draw(module.weight, scale / math.sqrt(module.in_features))
             if module.bias is not None:
                 module.bias.zero_()
-        elif isinstance(module, RMSNorm):
+        elif isinstance(module, RMSNorm | LayerNorm):
             is_scaled = name == "norm" and config.tied_embeddings
             module.weight.fill_(1 / math.sqrt(config.width) if is_scaled else 1.0)
+            if isinstance(module, LayerNorm):
+                module.bias.zero_()
 
 
 @torch.no_grad()

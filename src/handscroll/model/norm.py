@@ -22,4 +22,18 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x_BTE, self.weight.shape, self.weight.to(x_BTE.dtype), self.eps), None
 
 
-NORMS = {"rms": RMSNorm}
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * weight + bias (arXiv 1607.06450, equation 4); the variance divides by E."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x_BTE: Tensor, layout: Layout) -> tuple[Tensor, None]:
+        weight, bias = self.weight.to(x_BTE.dtype), self.bias.to(x_BTE.dtype)
+        return F.layer_norm(x_BTE, self.weight.shape, weight, bias, self.eps), None
+
+
+NORMS = {"rms": RMSNorm, "layer": LayerNorm}

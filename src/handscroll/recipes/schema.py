@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 
 from handscroll.model import ModelConfig, RopeOptions
 from handscroll.model.families import family_for
+from handscroll.model.norm import NORMS
 from handscroll.model.position import AlibiOptions
 from handscroll.model.stretching import METHODS
 from handscroll.recipes.sections import Named, Section, named_sections
@@ -64,6 +65,7 @@ class NewModel(Section):
     feedforward_width: Size | None = Field(None, description="default: 8/3 of width, rounded up to a multiple of 32")
     window: Size = 512
     qkv_bias: bool = False
+    norm: Literal[tuple(NORMS)] = "rms"  # type: ignore[valid-type]
     qk_norm: bool = False
     sliding_window: Size | None = Field(None, description="tokens that a token sees, itself among them; default: all")
     tied: bool = True
@@ -96,6 +98,7 @@ class NewModel(Section):
             max_positions=self.window,
             position=AlibiOptions() if self.position == "alibi" else RopeOptions(theta=self.rope_theta),
             qkv_bias=self.qkv_bias,
+            norm=self.norm,
             qk_norm=self.qk_norm,
             sliding_window=self.sliding_window,
             tied_embeddings=self.tied,

@@ -16,8 +16,16 @@ from handscroll.model.families.llama import LLAMA
 from handscroll.model.families.mistral import MISTRAL
 from handscroll.model.families.qwen2 import QWEN2
 from handscroll.model.families.qwen3 import QWEN3
+from handscroll.model.families.stablelm import STABLELM
 
-FAMILIES = {"llama": LLAMA, "qwen2": QWEN2, "mistral": MISTRAL, "qwen3": QWEN3, "baichuan": BAICHUAN}
+FAMILIES = {
+    "llama": LLAMA,
+    "qwen2": QWEN2,
+    "mistral": MISTRAL,
+    "qwen3": QWEN3,
+    "stablelm": STABLELM,
+    "baichuan": BAICHUAN,
+}
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
