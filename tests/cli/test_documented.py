@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ NOT_RUN = {
     "Qwen/": "needs the hub",
     "data/": "needs texts that are no part of this repository",
     "--processes": "starts processes; tests/cli/test_train.py does",
+    "handscroll compare": "starts a process for each variant; tests/cli/test_compare.py does",
     "--find-lr": "takes 100 steps; tests/cli/test_train.py sweeps",
 }
 TYPED = "Who jumps?\n/stats\n"
@@ -122,7 +124,8 @@ def test_a_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) 
     words = shlex.split(command)[1:]
     parse(words)
     for recipe in (word for word in words if word.endswith(".yaml")):
-        read_recipe(Path(recipe), [word for word in words if re.match(r"[a-z_.]+=", word)])
+        changes = [word for before, word in pairwise(["", *words]) if before != "--vary"]
+        read_recipe(Path(recipe), [word for word in changes if re.match(r"[a-z_.]+=", word)])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -28,7 +28,7 @@ MISTAKES = (
     PermissionError,
 )
 # What the same command needs besides, to go on where a run was stopped.
-RESUMABLE = dict.fromkeys(("quickstart", "train", "extend", "read"), " with --resume") | {"eval": ""}
+RESUMABLE = dict.fromkeys(("quickstart", "train", "extend", "read"), " with --resume") | {"eval": "", "compare": ""}
 # What a verb may tell of one call, in the context's meta: the options with a dot; whether it can be gone on with.
 DOTTED, CAN_RESUME = "handscroll.dotted", "handscroll.can_resume"
 

@@ -5,6 +5,7 @@
   budget as steps), `comparison.py` (the policies, one after the other) and `findings.py` (result and report)
 - `train.py`: any training run that a YAML file describes; `schema.py` says what such a file may hold,
   `data.py` keeps its corpus as tokens, which `documents.py` makes of rows
+- `compare.py`: variants of such a run (`variants.py`) under one budget, each in its own process (`variant_run.py`)
 - `inspection.py`: the rows of a corpus as a model sees them
 - `extend.py`: a trained model under a longer window, tuned there on request
 - `generate.py`: a prompt's continuation as text; `decoding.py`: the options of it; `memory_needs.py`: what can't fit

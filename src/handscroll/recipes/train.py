@@ -94,6 +94,14 @@ def train(
         _check_same(checked, out)
     with parallel.first_alone(), clearing(out):
         prepared = prepare(checked, out if resume else None, out / TOKENS, watch)
+    return run_prepared(checked, prepared, resume=resume, model_folder=model_folder)
+
+
+def run_prepared(
+    recipe: Recipe, prepared: Prepared, *, resume: bool = False, model_folder: Path | None = None
+) -> Iterator[Progress]:
+    """Trains what `prepare` made of the recipe, and leaves what `train` says."""
+    out = Path(recipe.out)
     steps = train_model(
         {"model": prepared.model},
         prepared.objective,
@@ -102,9 +110,9 @@ def train(
         out,
         resume=resume,
         evaluation=prepared.evaluation,
-        callbacks=[TensorBoardLog(out / TENSORBOARD)] if checked.train.tensorboard else (),
+        callbacks=[TensorBoardLog(out / TENSORBOARD)] if recipe.train.tensorboard else (),
     )
-    return _run(checked, prepared, steps, model_folder or out / MODEL)
+    return _run(recipe, prepared, steps, model_folder or out / MODEL)
 
 
 def _objective(recipe: Recipe, tokenizer: Tokenizer) -> Objective:
@@ -121,7 +129,7 @@ def prepare(
 
     `tokens` is the folder that the corpus's tokens are written to and read from; without one they are held in memory.
     """
-    tokenizer = _tokenizer(recipe, earlier, watch)
+    tokenizer = find_tokenizer(recipe, earlier, watch)
     config = _config(recipe, tokenizer)
     window = _window(recipe, config)
     how, device = recipe.train, training_device(recipe.train.device)
@@ -136,7 +144,7 @@ def prepare(
         logits_at_once=CHUNK,
     )
     require(needed.total, f"training ({needed.describe()})", device)
-    data, unseen = _data(recipe, tokenizer, tokens, watch)
+    data, unseen = training_data(recipe, tokenizer, tokens, watch)
     check_enough(data, window)
     sources = [PackedSource(rows, window, windows_per_batch, how.seed, how.micro_batches) for rows in data]
     weights = [part.weight for part in recipe.data.parts]
@@ -166,7 +174,7 @@ def _run(recipe: Recipe, prepared: Prepared, steps: Iterator[Progress], model_fo
         return
     out = Path(recipe.out)
     write_files(out, {RECIPE: [to_yaml(recipe)]})
-    if _learns_tokenizer(recipe) and not (out / TOKENIZER).is_dir():
+    if learns_tokenizer(recipe) and not (out / TOKENIZER).is_dir():
         with replacing(out / TOKENIZER) as draft:
             prepared.tokenizer.save(draft)
     try:
@@ -188,7 +196,7 @@ def _write_report(recipe: Recipe, prepared: Prepared, saved: int | None = None) 
         write_training_report(Path(recipe.out) / REPORT, TrainingReport(log, parameters, to_yaml(recipe), saved))
 
 
-def _data(
+def training_data(
     recipe: Recipe, tokenizer: Tokenizer, tokens: Path | None, watch: Watch
 ) -> tuple[list[TokenRows], list[TokenRows]]:
     """The parts to train on, and what to evaluate on, if anything."""
@@ -214,7 +222,7 @@ def _evaluation(recipe: Recipe, unseen: Sequence[TokenRows], window: int, window
     return Evaluation(batches, how.every, how.patience)
 
 
-def _tokenizer(recipe: Recipe, earlier: Path | None, watch: Watch) -> Tokenizer:
+def find_tokenizer(recipe: Recipe, earlier: Path | None, watch: Watch) -> Tokenizer:
     """The one that is named, else the model's own, else one that is learnt from the data (or was, before)."""
     if isinstance(recipe.tokenizer, FromFolder):
         return Tokenizer.load(resolve(recipe.tokenizer.source))
@@ -232,7 +240,7 @@ def _tokenizer(recipe: Recipe, earlier: Path | None, watch: Watch) -> Tokenizer:
     return Tokenizer.train(texts, options.vocab_size, kind=options.kind, han=options.han)
 
 
-def _learns_tokenizer(recipe: Recipe) -> bool:
+def learns_tokenizer(recipe: Recipe) -> bool:
     return isinstance(recipe.model, NewModel) and not isinstance(recipe.tokenizer, FromFolder)
 
 
