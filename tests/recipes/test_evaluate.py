@@ -20,7 +20,7 @@ from handscroll.text import Tokenizer
 from handscroll.text.chronicle import write_document
 
 BATTERY = Battery(
-    ("kv", "perplexity"),
+    ("number", "perplexity"),
     (600, 900),
     (Full(), SlidingWindow(64)),
     {"languages": ("en",), "questions": 2, "max_new_tokens": 2, "seed": 3},
