@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handscroll.cli.commands import DOTTED, Device, Dtype, dotted
+from handscroll.cli.commands import DOTTED, Device, Dtype, ModelName, dotted
 from handscroll.cli.decoding import DrawingSeed, Temperature
 from handscroll.cli.display import console, print_json
 from handscroll.cli.read import show_reading
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def ask(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="Folder of a model, or a hub id (org/name).")],
+    model: ModelName,
     questions: Annotated[
         list[str], typer.Argument(help="What you want to know; several are answered one by one.", metavar="QUESTION...")
     ],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handscroll.cli.commands import MISTAKES, USER_MISTAKE, Device, Dtype, dotted
+from handscroll.cli.commands import MISTAKES, USER_MISTAKE, CacheName, Device, Dtype, ModelName, dotted
 from handscroll.cli.decoding import (
     DrawingSeed,
     FrequencyPenalty,
@@ -45,7 +45,7 @@ READ_LINE = Callable[[str], str | None]
 
 def chat(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="Folder of a model, or a hub id (org/name).")],
+    model: ModelName,
     file: Annotated[
         list[Path] | None,
         typer.Option(
@@ -53,13 +53,7 @@ def chat(
             show_default=False,
         ),
     ] = None,
-    cache: Annotated[
-        str,
-        typer.Option(
-            help="The way of remembering: full, sliding_window, attention_sinks or block_memory. Its options follow "
-            "with a dot, such as --cache.window=256."
-        ),
-    ] = "block_memory",
+    cache: CacheName = "block_memory",
     dtype: Dtype = "auto",
     device: Device = "auto",
     system: Annotated[str, typer.Option(help="A system message to begin with.", show_default=False)] = "",

@@ -33,7 +33,8 @@ RESUMABLE = dict.fromkeys(("quickstart", "train", "extend", "read"), " with --re
 DOTTED, CAN_RESUME = "handscroll.dotted", "handscroll.can_resume"
 
 
-# Options of every verb that loads a model.
+# What every verb takes that loads a model.
+ModelName = Annotated[str, typer.Argument(help="Folder of a model, or a hub id (org/name).")]
 Dtype = Annotated[
     str,
     typer.Option(
@@ -42,6 +43,14 @@ Dtype = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, or auto, a GPU where there is one.")]
+# Of verbs that talk.
+CacheName = Annotated[
+    str,
+    typer.Option(
+        help="The way of remembering: full, sliding_window, attention_sinks or block_memory. Its options follow "
+        "with a dot, such as --cache.window=256."
+    ),
+]
 
 
 class Commands(TyperGroup):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handscroll.cli.commands import CAN_RESUME, Device, Dtype, comma_list, dotted
+from handscroll.cli.commands import CAN_RESUME, Device, Dtype, ModelName, comma_list, dotted
 from handscroll.cli.display import console, follow, print_json, print_table, showing
 from handscroll.recipes.events import Advance
 
@@ -24,7 +24,7 @@ DEFAULT_TOKENS = 8192
 
 def evaluate(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="Folder of a model, or a hub id (org/name).")],
+    model: ModelName,
     suite: Annotated[
         str,
         typer.Option(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from handscroll.cli.commands import CAN_RESUME, dotted
+from handscroll.cli.commands import CAN_RESUME, ModelName, dotted
 from handscroll.cli.display import console, follow, print_json, print_next
 
 FACTORS = ("short_factor", "long_factor")
@@ -16,7 +16,7 @@ FACTORS = ("short_factor", "long_factor")
 
 def extend(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="Folder of a model, or a hub id (org/name).")],
+    model: ModelName,
     to: Annotated[int, typer.Option(help="The new window, in tokens.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder that the model is written to; it must be new.", show_default=False)],
     changes: Annotated[

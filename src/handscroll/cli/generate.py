@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handscroll.cli.commands import Device, Dtype, dotted
+from handscroll.cli.commands import CacheName, Device, Dtype, ModelName, dotted
 from handscroll.cli.decoding import (
     Beams,
     BestOf,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 def generate(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="Folder of a model, or a hub id (org/name).")],
+    model: ModelName,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -55,13 +55,7 @@ def generate(
             help="A text that is read before the prompt, of any length: txt, md or jsonl.", show_default=False
         ),
     ] = None,
-    cache: Annotated[
-        str,
-        typer.Option(
-            help="The way of remembering: full, sliding_window, attention_sinks or block_memory. Its options follow "
-            "with a dot, such as --cache.window=256."
-        ),
-    ] = "block_memory",
+    cache: CacheName = "block_memory",
     dtype: Dtype = "auto",
     device: Device = "auto",
     chat: Annotated[

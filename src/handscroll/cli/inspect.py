@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handscroll.cli.commands import Device, Dtype, dotted
+from handscroll.cli.commands import Device, Dtype, ModelName, dotted
 from handscroll.cli.display import console, print_json, print_table
 from handscroll.cli.evaluate import parse_lengths
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def inspect(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="Folder of a model, or a hub id (org/name).")],
+    model: ModelName,
     context: Annotated[
         str | None,
         typer.Option(

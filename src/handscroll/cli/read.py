@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from handscroll.cli.commands import Device, Dtype, dotted
+from handscroll.cli.commands import Device, Dtype, ModelName, dotted
 from handscroll.cli.display import console, print_json, showing
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def read(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="Folder of a model, or a hub id (org/name).")],
+    model: ModelName,
     files: Annotated[
         list[Path],
         typer.Argument(

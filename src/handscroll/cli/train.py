@@ -129,7 +129,7 @@ def _train(recipe: Recipe, people: Console, resume: bool, as_json: bool) -> None
     from handscroll.recipes.train import MODEL, REPORT
     from handscroll.recipes.train import train as run
     from handscroll.training import parallel
-    from handscroll.training.log import read_log
+    from handscroll.training.log import best_evaluation, evaluations, read_log
 
     out = Path(recipe.out)
     with showing(people) as display:
@@ -151,8 +151,7 @@ def _train(recipe: Recipe, people: Console, resume: bool, as_json: bool) -> None
         return
     log = read_log(out)
     last = log[-1]
-    evaluated = [row["evaluation"] for row in log if "evaluation" in row]
-    best = min(evaluated, key=lambda row: row["loss"]) if evaluated else None
+    best = best_evaluation(log)
     if as_json:
         shown = {"out": str(out), "model": str(out / MODEL), "report": str(out / REPORT), **last}
         print_json(shown | ({"best": best} if best is not None else {}))
@@ -161,7 +160,7 @@ def _train(recipe: Recipe, people: Console, resume: bool, as_json: bool) -> None
     people.print(f"loss {last['loss']:.3f} after {last['step']:,} steps{early}; the model is in {out / MODEL}")
     if best is not None:
         people.print(
-            f"It is that of step {best['step']:,}, the best of {len(evaluated):,} evaluations: "
+            f"It is that of step {best['step']:,}, the best of {len(evaluations(log)):,} evaluations: "
             f"loss {best['loss']:.3f}, perplexity {best['perplexity']:,.2f}"
         )
     people.print(f"The report is {out / REPORT}: one page, open it in a browser.")

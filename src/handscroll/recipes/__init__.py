@@ -12,11 +12,11 @@
 - `chat.py`: a conversation whose memory goes on; `chat_commands.py`: lines with a slash; `chat_file.py`: saved ones
 - `read.py`: a text that is read once, and whose memory is saved; `ask.py`: questions about it
 - `evaluate.py`: several suites at several lengths, with results on disk after every cell
-- `events.py`: what a long run tells its caller
+- `results.py`: the file by which `evaluate.py` and `compare.py` go on; `events.py`: what a long run tells its caller
 
 What it promises: a run is a generator that never prints; a user's mistake is a ValueError before anything is written;
 a run that was killed goes on with `resume`
-(`evaluate` by itself).
+(`evaluate` and `compare` by themselves).
 
 To add a key to training recipes: add a field to a section in `schema.py` and use it in `train.py`. The options of a new
 optimizer or schedule need neither: sections are made from the training room's dicts.

@@ -20,15 +20,15 @@ from handscroll.recipes.data import Watch, unwatched
 from handscroll.recipes.events import Advance, Event, Finished, Said
 from handscroll.recipes.output import check_writable
 from handscroll.recipes.reading import Source, read_recipe
+from handscroll.recipes.results import RESULTS, plain, read_results, write_results
 from handscroll.recipes.schema import FromFolder, FromModel, Recipe
 from handscroll.recipes.train import find_tokenizer, learns_tokenizer, training_data
 from handscroll.recipes.variant_run import Ended, Runner, train_apart
 from handscroll.recipes.variants import Choice, Variant, folder_name, make_variants, tokens_per_step
 from handscroll.text import Tokenizer
-from handscroll.text.files import write_files
 from handscroll.text.formats import find_files
 
-RESULTS, VARIANTS, TOKENIZERS, TOKENS = "results.json", "variants", "tokenizers", "tokens"
+RUNS, VARIANTS, TOKENIZERS, TOKENS = "runs", "variants", "tokenizers", "tokens"
 # So many runs are rarely meant.
 MOST = 32
 
@@ -65,13 +65,13 @@ def compare(
     jobs = _jobs(variants, tuple(seeds) or (base.train.seed,), out, most)
     check_writable(out)
     settings = _settings(base, choices, each, jobs)
-    done = _read_results(out, settings)
+    done = _finished(out, settings)
     left = [job for job in jobs if (job.variant, job.seed) not in done]
     if done:
         others = ": going on with the others" if left else ""
         yield Said(f"{out} holds {len(done)} of {len(jobs)} runs{others}")
     prepared = {job: _share(job, out, watch) for job in left}
-    _write_results(out, settings, done.values())
+    write_results(out, settings, RUNS, (run.to_json() for run in done.values()))
     tokens = [(base.train.steps or 0) * tokens_per_step(base)] * len(jobs)
     for job in left:
         place = jobs.index(job)
@@ -87,7 +87,7 @@ def compare(
                 "comparing", so_far, whole, "tokens", step.tokens_per_second, f"{shown}: loss {step.loss:.3f}"
             )
         done[job.variant, job.seed] = trained
-        _write_results(out, settings, done.values())
+        write_results(out, settings, RUNS, (run.to_json() for run in done.values()))
         if trained.failed:
             yield Said(f"{job.variant}, seed {job.seed}, failed: {trained.failed}")
     yield Advance("comparing", sum(tokens), sum(tokens), "tokens")
@@ -172,30 +172,15 @@ def _settings(base: Recipe, choices: Sequence[Choice], each: bool, jobs: Sequenc
         "seeds": list(dict.fromkeys(job.seed for job in jobs)),
         "files": {str(file): file.stat().st_size for file in find_files(list(map(Path, named)))},
     }
-    plain: dict[str, Any] = json.loads(json.dumps(settings))
-    return plain
+    return plain(settings)
 
 
-def _write_results(out: Path, settings: Mapping[str, Any], runs: Any) -> None:
-    content = {**settings, "runs": [run.to_json() for run in runs]}
-    write_files(out, {RESULTS: [json.dumps(content, ensure_ascii=False, indent=1), "\n"]})
-
-
-def _read_results(out: Path, settings: Mapping[str, Any]) -> dict[tuple[str, int], Trained]:
+def _finished(out: Path, settings: Mapping[str, Any]) -> dict[tuple[str, int], Trained]:
     """The runs that are finished; nothing where there is no comparison yet."""
-    path = out / RESULTS
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        runs = [Trained.from_json(row) for row in content["runs"]]
-        before = {name: content[name] for name in settings}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not what a comparison has written ({error}): give another --out") from error
-    differing = [name for name, value in settings.items() if before[name] != value]
-    if differing:
-        told = "; ".join(f"{name} {json.dumps(before[name], ensure_ascii=False)}" for name in differing)
-        raise ValueError(f"{path} was made with another {told}: give the same to go on, or another --out")
+    runs, others = read_results(out, settings, RUNS, Trained.from_json, "a comparison")
+    if others:
+        told = "; ".join(f"{name} {json.dumps(before, ensure_ascii=False)}" for name, before, _ in others)
+        raise ValueError(f"{out / RESULTS} was made with another {told}: give the same to go on, or another --out")
     return {(run.variant, run.seed): run for run in runs if not run.failed}
 
 

@@ -5,8 +5,7 @@ Knows the files of such a run. Leaves what is measured to `measure/battery.py`, 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from handscroll.recipes.events import Advance, Event, Finished, Said
 from handscroll.recipes.folders import load_folder
 from handscroll.recipes.output import check_writable
 from handscroll.recipes.placement import AUTO
-from handscroll.text.files import write_files
+from handscroll.recipes.results import RESULTS, plain, read_results, write_results
 
-RESULTS = "results.json"
+RECORDS = "records"
 
 
 def evaluate(
@@ -36,7 +35,7 @@ def evaluate(
     done: dict[Cell, Record] = {}
     if out is not None:
         check_writable(out)
-        done = read_results(out, arguments)
+        done = finished_records(out, arguments)
     cells = battery.cells()
     if done:
         others = ": going on with the others" if len(done) < len(cells) else ""
@@ -49,7 +48,7 @@ def evaluate(
                 records[step.cell] = step
                 read, inside = read + battery.work(step.cell), 0.0
                 if out is not None:
-                    write_results(out, arguments, records.values())
+                    write_results(out, arguments, RECORDS, (each.to_json() for each in records.values()))
                 continue
             cell, work = step
             # Reading takes nearly all the time of a long text; what has been asked adds nothing.
@@ -77,29 +76,13 @@ def arguments_of(model: str, battery: Battery, dtype: str = AUTO) -> dict[str, A
         "policies": [describe(policy) for policy in battery.policies],
         "options": dict(battery.options),
     } | ({} if dtype == AUTO else {"dtype": dtype})
-    plain: dict[str, Any] = json.loads(json.dumps(given))
-    return plain
+    return plain(given)
 
 
-def write_results(out: Path, arguments: Mapping[str, Any], records: Iterable[Record]) -> None:
-    """The file appears whole or stays as it was."""
-    content = dict(arguments) | {"records": [each.to_json() for each in records]}
-    write_files(out, {RESULTS: [json.dumps(content, ensure_ascii=False, indent=1), "\n"]})
-
-
-def read_results(out: Path, arguments: Mapping[str, Any]) -> dict[Cell, Record]:
+def finished_records(out: Path, arguments: Mapping[str, Any]) -> dict[Cell, Record]:
     """What a run with the same arguments has finished; nothing where there was none."""
-    path = out / RESULTS
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        records = [Record.from_json(row) for row in content["records"]]
-        before = {name: content[name] for name in arguments}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not what an evaluation has written ({error}): give another folder") from error
-    differing = [name for name, value in arguments.items() if before[name] != value]
-    if differing:
-        told = "; ".join(f"{name} {before[name]}, not {arguments[name]}" for name in differing)
-        raise ValueError(f"{path} was made with {told}: give the same arguments to go on, or another --out")
+    records, others = read_results(out, arguments, RECORDS, Record.from_json, "an evaluation")
+    if others:
+        told = "; ".join(f"{name} {before}, not {now}" for name, before, now in others)
+        raise ValueError(f"{out / RESULTS} was made with {told}: give the same arguments to go on, or another --out")
     return {record.cell: record for record in records}

@@ -68,9 +68,10 @@ def _sweep(out: Path, trainer: Trainer, peak: float, steps: int) -> Iterator[Eve
         if smoothed[-1] > EXPLODED * min(smoothed):
             break
         trainer.move(rate / peak, norm)
-    found = suggest(rates, smooth(losses))
-    files = _write(out, Sweep(rates, losses, smooth(losses), found))
-    yield Finished({"rates": rates, "losses": losses, "smoothed": smooth(losses), **found, "files": files})
+    smoothed = smooth(losses)
+    found = suggest(rates, smoothed)
+    files = _write(out, Sweep(rates, losses, smoothed, found))
+    yield Finished({"rates": rates, "losses": losses, "smoothed": smoothed, **found, "files": files})
 
 
 def smooth(losses: Sequence[float]) -> list[float]:

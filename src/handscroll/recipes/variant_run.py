@@ -29,7 +29,8 @@ from handscroll.recipes.train import Prepared, prepare, run_prepared
 from handscroll.text import Tokenizer
 from handscroll.training import TokenRow
 from handscroll.training.batch import Window
-from handscroll.training.log import LOG_NAME, read_log
+from handscroll.training.evaluation import likelihood_loss
+from handscroll.training.log import LOG_NAME, best_evaluation, neighbours, read_log
 
 MODULE = "handscroll.recipes.variant_run"
 POINTS = 200
@@ -126,10 +127,9 @@ def figures(recipe: Recipe, prepared: Prepared) -> dict[str, float]:
         "model_bytes": needed.weights,
         "optimizer_bytes": needed.optimizer,
     }
-    evaluated = [row["evaluation"] for row in log if row.get("evaluation")]
-    if evaluated and prepared.evaluation is not None:
-        # The evaluation of the model that is kept.
-        kept = min(evaluated, key=lambda row: row["loss"])
+    # The evaluation of the model that is kept.
+    kept = best_evaluation(log)
+    if kept is not None and prepared.evaluation is not None:
         found |= {"held_out_loss": kept["loss"], "perplexity": kept["perplexity"]}
         size = predicted(prepared.evaluation.batches, prepared.tokenizer)
         bits = bits_per_byte(kept["loss"] * size.tokens, size.bytes or 0)
@@ -186,22 +186,19 @@ def _curve(recipe: Recipe) -> tuple[Point, ...]:
     """Means over neighbouring steps of as much as was logged."""
     folder = Path(recipe.out)
     log = read_log(folder) if (folder / LOG_NAME).is_file() else []
-    each = max(1, -(-len(log) // POINTS))
-    groups = [log[first : first + each] for first in range(0, len(log), each)]
     return tuple(
         Point(
             statistics.fmean(row["tokens"] for row in group),
             statistics.fmean(row["seconds"] for row in group),
             statistics.fmean(map(_likelihood, group)),
         )
-        for group in groups
+        for group in neighbours(log, POINTS)
     )
 
 
 def _likelihood(row: Mapping[str, Any]) -> float:
-    """A step's loss without smoothing and penalties, which variants may differ in (as `training/evaluation.py`)."""
-    loss: float = row["metrics"].get("nll", row["terms"].get("likelihood", row["loss"]))
-    return loss
+    """A step's loss without smoothing and penalties, which variants may differ in."""
+    return likelihood_loss(row["loss"], row["terms"], row["metrics"])
 
 
 def _event(row: dict[str, Any]) -> Stepped | Ended:

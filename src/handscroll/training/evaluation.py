@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,12 +69,16 @@ class Standing:
     missed: int = 0
 
     def after(self, step: int, averages: Averages) -> tuple[Standing, Evaluated]:
-        """Where a run stands once it was evaluated, and what is told of that.
-
-        The loss is that of the likelihood alone where the objective tells it, as smoothing and penalties are no quality
-        of the model: of such an objective the mean over batches.
-        """
-        loss = averages.metrics.get("nll", averages.terms.get("likelihood", averages.loss))
+        """Where a run stands once it was evaluated, and what is told of that."""
+        loss = likelihood_loss(averages.loss, averages.terms, averages.metrics)
         is_best = math.isfinite(loss) and (self.loss is None or loss < self.loss)
         standing = Standing(step, loss) if is_best else Standing(self.step, self.loss, self.missed + 1)
         return standing, Evaluated(step, loss, math.exp(min(loss, 700.0)), is_best)
+
+
+def likelihood_loss(loss: float, terms: Mapping[str, float], metrics: Mapping[str, float]) -> float:
+    """That of the likelihood alone where the objective tells it: smoothing and penalties are no quality of a model.
+
+    Of an objective that smooths or penalizes it is the mean over batches.
+    """
+    return metrics.get("nll", terms.get("likelihood", loss))

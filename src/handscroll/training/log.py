@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from handscroll.text.files import write_files
 from handscroll.training.progress import Progress
+
+Row = TypeVar("Row")
 
 LOG_NAME = "log.jsonl"
 WAY_OUT = "Checkpoints that are there stay whole: make room and resume the run"
@@ -49,6 +52,22 @@ class RunLog:
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run so far, as they were written."""
     return [json.loads(line) for line in (folder / LOG_NAME).read_text(encoding="utf-8").splitlines()]
+
+
+def evaluations(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the steps found that were evaluated."""
+    return [row["evaluation"] for row in log if row.get("evaluation")]
+
+
+def best_evaluation(log: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The one of the lowest loss; None where nothing was evaluated."""
+    return min(evaluations(log), key=lambda row: row["loss"], default=None)
+
+
+def neighbours(log: Sequence[Row], most: int) -> list[Sequence[Row]]:
+    """The log in at most so many groups of lines that follow each other, to be drawn as a point each."""
+    each = max(1, -(-len(log) // most))
+    return [log[first : first + each] for first in range(0, len(log), each)]
 
 
 def _is_kept(line: str, step: int) -> bool:

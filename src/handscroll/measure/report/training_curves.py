@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handscroll.measure.report.drawing import INK, MUTED, SERIES, WIDTH, draw, plain
+from handscroll.training.log import best_evaluation, evaluations, neighbours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,11 +30,9 @@ def loss_curves(log: Sequence[Mapping[str, Any]]) -> str:
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         _curve(axes, log, "loss", SERIES[0], "training")
-        evaluated = [row["evaluation"] for row in log if row.get("evaluation")]
-        if evaluated:
-            steps, losses = [row["step"] for row in evaluated], [row["loss"] for row in evaluated]
+        if (best := best_evaluation(log)) is not None:
+            steps, losses = zip(*((row["step"], row["loss"]) for row in evaluations(log)), strict=True)
             axes.plot(steps, losses, color=SERIES[1], marker="o", markersize=3, label="evaluation")
-            best = min(evaluated, key=lambda row: row["loss"])
             axes.plot(best["step"], best["loss"], "o", color=SERIES[1], markersize=8, fillstyle="none")
             axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, labelcolor=INK, fontsize=9.5)
         axes.set_ylabel("loss, nats a token")
@@ -81,13 +80,12 @@ def sweep_curve(sweep: Sweep) -> str:
 
 def _curve(axes: Axes, log: Sequence[Mapping[str, Any]], key: str, colour: str, label: str) -> None:
     """The mean of neighbouring steps, shaded from the least to the most of them."""
-    each = -(-len(log) // POINTS)
-    groups = [log[first : first + each] for first in range(0, len(log), each)]
+    groups = neighbours(log, POINTS)
     steps = [sum(row["step"] for row in group) / len(group) for group in groups]
     values = [[row[key] for row in group] for group in groups]
     means = [sum(group) / len(group) for group in values]
     axes.plot(steps, means, color=colour, label=label, marker="o" if len(log) == 1 else None)
-    if each > 1:
+    if len(groups[0]) > 1:
         axes.fill_between(steps, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.15, linewidth=0)
 
 

@@ -14,6 +14,7 @@ from handscroll.measure.report.page import Tile
 from handscroll.measure.report.template import render
 from handscroll.measure.report.training_curves import loss_curves, small_curves
 from handscroll.text.files import write_files
+from handscroll.training.log import best_evaluation
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,8 @@ def headline(report: TrainingReport) -> str:
 def tiles(report: TrainingReport) -> list[Tile]:
     """The figures at the end."""
     last = report.log[-1]
-    evaluated = [row["evaluation"] for row in report.log if row.get("evaluation")]
     shown = [Tile(f"{last['loss']:.3f}", "nats a token, the loss of the last step")]
-    if evaluated:
-        best = min(evaluated, key=lambda row: row["loss"])
+    if (best := best_evaluation(report.log)) is not None:
         shown.append(Tile(f"{best['loss']:.3f}", f"the best evaluation's loss, after step {best['step']:,}"))
         shown.append(Tile(f"{best['perplexity']:,.2f}", "perplexity of a token in that evaluation"))
     shown.append(Tile(f"{last['tokens']:,}", "tokens trained on"))
