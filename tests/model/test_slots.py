@@ -19,14 +19,18 @@ from handscroll.model.initialization import initialize
 from handscroll.model.memory import DirectMemory
 from handscroll.model.norm import NORMS
 from handscroll.model.position import (
+    POSITION_KINDS,
     POSITIONS,
     AlibiOptions,
     DynamicAlibiOptions,
     DynamicOptions,
+    LearnedOptions,
     LinearOptions,
     Llama3Options,
     LongRopeOptions,
+    NoPositionOptions,
     NtkOptions,
+    SinusoidalOptions,
     YarnOptions,
     make_position,
 )
@@ -159,10 +163,12 @@ ROTARY = [
     LongRopeOptions(short_factor=(1.0,) * 6, long_factor=(1, 1.2, 1.5, 2, 3, 4), original_max_positions=16),
 ]
 BIASES = [AlibiOptions(), DynamicAlibiOptions()]
+ADDED = [LearnedOptions(), SinusoidalOptions(), NoPositionOptions()]
 
 
 def test_every_position_has_options_here() -> None:
-    assert [type(options) for options in [*ROTARY, *BIASES]] == list(POSITIONS)
+    assert [type(options) for options in [*ROTARY, *BIASES, *ADDED]] == list(POSITIONS)
+    assert list(POSITION_KINDS.values()) == list(POSITIONS)
 
 
 @pytest.mark.parametrize("options", ROTARY, ids=lambda options: type(options).__name__)

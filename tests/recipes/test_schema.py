@@ -113,19 +113,19 @@ MISTAKES = {
     ),
     "heads": ("model.heads=3", "model: width=32 is no multiple of heads=3: change one, or give head_width"),
     "kv heads": ("model.kv_heads=4", "model: heads=2 is no multiple of kv_heads=4: each serves as many heads"),
-    "biases of alibi": (
-        "model.position=alibi",
-        "model: rotary positions are all that a llama checkpoint can say, not AlibiOptions(); rotary positions are all "
-        "that a qwen2 checkpoint can say, not AlibiOptions(); rotary positions are all that a mistral checkpoint can "
-        "say, not AlibiOptions(); rotary positions are all that a qwen3 checkpoint can say, not AlibiOptions(); rotary "
-        "positions are all that a stablelm checkpoint can say, not AlibiOptions(); a baichuan checkpoint can't say "
-        "qkv_bias=True: save a model whose config one of them has",
-    ),
     "theta of alibi": (
         "model={width: 32, layers: 1, heads: 2, position: alibi, rope_theta: 5e5}",
         "model: rope_theta=500000.0 is for position=rope, not alibi: leave it out",
     ),
-    "unknown position": ("model.position=learned", "model.position=learned is unknown; known are rope, alibi"),
+    "unknown position": (
+        "model.position=learnt",
+        "model: position='learnt' is not known; known: rope, linear, ntk, dynamic, yarn, llama3, longrope, alibi, "
+        "dynamic_alibi, learned, sinusoidal, none, or {kind: one of them, ...}",
+    ),
+    "unknown option of a position": (
+        "model.position={kind: alibi, slope: 2}",
+        "model: position alibi has no option 'slope': known are none",
+    ),
 }
 
 

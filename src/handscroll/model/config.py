@@ -8,6 +8,8 @@ from typing import TypeVar
 
 Variant = TypeVar("Variant")
 
+MASKS = ("causal", "bidirectional", "prefix")
+PLACEMENTS = ("pre", "post", "deepnorm", "sandwich")
 DROPOUTS = ("attention_dropout", "residual_dropout", "embedding_dropout")
 
 
@@ -33,14 +35,52 @@ class RopeOptions(PositionOptions):
             raise ValueError(f"head_width={head_width} is odd: rotary positions turn pairs of features")
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoPositionOptions(PositionOptions):
+    """Nothing says where a token stands but the causal mask (NoPE, arXiv 2305.19466)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedOptions(PositionOptions):
+    """One learnt vector per position, added to the embedding (BERT, GPT-2): none for positions past `max_positions`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinusoidalOptions(PositionOptions):
+    """Sines and cosines of every position, added to the embedding (arXiv 1706.03762, section 3.5)."""
+
+
+@dataclass(frozen=True)
+class EmbeddingOptions:
+    """What a token's vector is made of before the first layer.
+
+    `width`: of the table, which a matrix brings to the model's width where it differs (ALBERT, arXiv 1909.11942,
+    section 3.1). `segments`: how many kinds of token there are, each with a vector of its own (BERT). `norm`: whether
+    the sum is normalized.
+    """
+
+    width: int | None = None
+    segments: int = 0
+    norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"embedding width={self.width}: at least 1, or leave it out for the model's width")
+        if self.segments < 0:
+            raise ValueError(f"segments={self.segments}: how many kinds of token there are, 0 or more")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and slots of one decoder. Widths are in features, lengths in tokens.
+    """Sizes and slots of one network. Widths are in features, lengths in tokens.
 
     `max_positions` is the trained window: no position encoding has seen a larger distance. In layers from
     `windowed_from` on a token sees itself and the `sliding_window` - 1 before it, with a cache or without one.
     `qk_norm` normalizes each head's queries and keys before they are turned (arXiv 2010.04245).
     `num_kv_heads` equal to `num_heads` is multi-head attention, 1 is multi-query attention.
+    `mask`: a token sees those before it (causal), all (bidirectional), or, in a prefix that the layout names, all of
+    the prefix. `norm_placement`: where a block normalizes, as in `transformer.py`. `shared_layers`: all layers are one,
+    applied `num_layers` times (ALBERT).
     The dropouts are shares that are dropped in training mode only: of attention weights, of what attention and
     feed-forward add to the residual stream, and of the embedding. They are no part of what the model computes.
     """
@@ -64,6 +104,10 @@ class ModelConfig:
     qk_norm: bool = False
     sliding_window: int | None = None
     windowed_from: int = 0
+    mask: str = "causal"
+    norm_placement: str = "pre"
+    embedding: EmbeddingOptions = EmbeddingOptions()
+    shared_layers: bool = False
     tied_embeddings: bool = False
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
@@ -83,6 +127,14 @@ class ModelConfig:
             raise ValueError(f"sliding_window={self.sliding_window}: a token sees at least itself, which is 1")
         if not 0 <= self.windowed_from < self.num_layers:
             raise ValueError(f"windowed_from={self.windowed_from}: the layers are 0 to {self.num_layers - 1}")
+        for name, known in (("mask", MASKS), ("norm_placement", PLACEMENTS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not known; known: {', '.join(known)}")
+        if self.tied_embeddings and self.embedding_width != self.width:
+            raise ValueError(
+                f"an embedding of width {self.embedding_width} can't be the head of a model of width {self.width}: "
+                "use tied_embeddings=False"
+            )
         for name in DROPOUTS:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: it is a share, from 0 to less than 1")
@@ -91,6 +143,15 @@ class ModelConfig:
     def window_of(self, layer: int) -> int | None:
         """How many tokens a token of this layer sees, itself among them; None: all before it."""
         return self.sliding_window if layer >= self.windowed_from else None
+
+    @property
+    def embedding_width(self) -> int:
+        return self.embedding.width or self.width
+
+    @property
+    def has_final_norm(self) -> bool:
+        """Where blocks end with a norm, no further one follows the last."""
+        return self.norm_placement in ("pre", "sandwich")
 
     @property
     def trained_window(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from handscroll.model.config import ModelConfig
+from handscroll.model.config import LearnedOptions, ModelConfig
 from handscroll.model.free_memory import available_memory
 
 # Numbers that an optimizer keeps per parameter; muon keeps one per number of a block's matrices, adamw's two elsewhere.
@@ -46,17 +46,20 @@ class Footprint:
 
 def parameter_count(config: ModelConfig) -> int:
     """Numbers in all weights; a tied head counts once."""
-    embedding = config.vocab_size * config.width
-    head = 0 if config.tied_embeddings else embedding
-    vectors = _vectors_per_layer(config) * config.num_layers + _norm(config, config.width)
-    return embedding + head + vectors + matrix_count(config)
+    head = 0 if config.tied_embeddings else config.vocab_size * config.width
+    final = _norm(config, config.width) if config.has_final_norm else 0
+    vectors = _vectors_per_layer(config) * _own_layers(config) + final
+    return _embedding(config) + head + vectors + matrix_count(config)
 
 
 def matrix_count(config: ModelConfig) -> int:
-    """Numbers in the matrices of all blocks: 2 E H D (q, o) + 2 E K D (k, v) + 3 E F (gate, up, down), L times."""
+    """Numbers in the matrices of all blocks: 2 E H D (q, o) + 2 E K D (k, v) + 3 E F (gate, up, down), L times.
+
+    Layers that are one and the same count once.
+    """
     heads_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
     per_layer = config.width * (2 * heads_width + 2 * kv_width + 3 * config.feedforward_width)
-    return per_layer * config.num_layers
+    return per_layer * _own_layers(config)
 
 
 def kv_bytes(config: ModelConfig, tokens: int, dtype: torch.dtype = torch.float32) -> int:
@@ -139,14 +142,29 @@ def readable(size: int) -> str:
     return f"{scaled / 1000:.1f} TB"
 
 
+def _own_layers(config: ModelConfig) -> int:
+    return 1 if config.shared_layers else config.num_layers
+
+
+def _embedding(config: ModelConfig) -> int:
+    """The tables of tokens, positions and segments, their norm, and the matrix and bias of another width."""
+    width = config.embedding_width
+    rows = config.vocab_size + config.embedding.segments
+    rows += config.max_positions if isinstance(config.position, LearnedOptions) else 0
+    norm = _norm(config, width) if config.embedding.norm else 0
+    projection = 0 if width == config.width else width * config.width + config.width
+    return rows * width + norm + projection
+
+
 def _norm(config: ModelConfig, width: int) -> int:
     """A LayerNorm has a bias besides its weight."""
     return width * (2 if config.norm == "layer" else 1)
 
 
 def _vectors_per_layer(config: ModelConfig) -> int:
-    """Two norms, those of a head's queries and keys, and the biases that the config asks for."""
-    vectors = 2 * _norm(config, config.width) + (2 * _norm(config, config.head_width) if config.qk_norm else 0)
+    """Two norms, or four of a sandwich, those of a head's queries and keys, and the biases that the config asks for."""
+    norms = 4 if config.norm_placement == "sandwich" else 2
+    vectors = norms * _norm(config, config.width) + (2 * _norm(config, config.head_width) if config.qk_norm else 0)
     if config.qkv_bias:
         vectors += (config.num_heads + 2 * config.num_kv_heads) * config.head_width
     if config.output_bias:

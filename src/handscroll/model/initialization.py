@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
+from handscroll.model.config import RopeOptions
 from handscroll.model.norm import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def initialize(model: Transformer, seed: int) -> None:
     | weight | distribution |
     |---|---|
     | embedding | normal, std 1: what a token is must not drown in what attention adds to it |
+    | embedding that is the head too, of a model without a final norm | normal, std 1 / sqrt(width): logits have std 1 |
+    | positions, segments | normal, std 0.1: they tell a token's meaning apart, and don't drown it |
     | q, k, v, gate, up, head | normal, std 1 / sqrt(fan in) |
     | o, down | normal, std 1 / sqrt(fan in) / sqrt(2 * layers): the residual stream keeps its size (GPT-2) |
     | biases | 0 |
@@ -39,8 +42,11 @@ def initialize(model: Transformer, seed: int) -> None:
 
     residual = 1 / math.sqrt(2 * config.num_layers)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding):
-            draw(module.weight, 1.0)
+        if name == "embedding":
+            is_head = config.tied_embeddings and not config.has_final_norm
+            draw(model.embedding.weight, 1 / math.sqrt(config.embedding_width) if is_head else 1.0)
+        elif isinstance(module, nn.Embedding):
+            draw(module.weight, 0.1)
         elif isinstance(module, nn.Linear):
             scale = residual if name.endswith((".o", ".down")) else 1.0
             draw(module.weight, scale / math.sqrt(module.in_features))
@@ -64,7 +70,7 @@ def look_back(model: Transformer, bias: float = KEY_BIAS) -> None:
     Raises ValueError for a model without q and k biases, and for positions that turn nothing.
     """
     config = model.config
-    if model.position.adds_bias:
+    if not isinstance(config.position, RopeOptions):
         raise ValueError(f"{config.position} turns neither q nor k: looking back needs rotary positions")
     if not config.qkv_bias:
         raise ValueError("qkv_bias=False: looking back is written into the q and k biases; use qkv_bias=True")

@@ -30,6 +30,8 @@ class Layout:
     `starts` and `lengths` (one per row) are known on the host when each row is one contiguous run of real tokens,
     padded on the right; a cache needs them. They are None for packed training windows, which no cache takes.
     `totals` (one per row): the length of each row's text where it is known that more of it follows.
+    `prefix_BT`, (B, 1) or (B, T): under a prefix mask the index before which all tokens of a token's document are seen;
+    None: there is no prefix. `kinds_BT`: the segment of each token; None: all are of the first.
     `ends_BT` (on the host) is True at a token that ends a sentence or a paragraph; None where nobody said.
     """
 
@@ -41,6 +43,8 @@ class Layout:
     lengths: tuple[int, ...] | None = None
     totals: tuple[int, ...] | None = None
     ends_BT: Tensor | None = None
+    prefix_BT: Tensor | None = None
+    kinds_BT: Tensor | None = None
 
     @classmethod
     def rows(
@@ -88,17 +92,22 @@ class Layout:
             and all(length == self.index_BT.shape[1] for length in lengths)
         )
 
-    def mask(self, asking: Layout | None = None, window: int | None = None) -> Tensor | None:
-        """Who sees whom within this forward: (B, 1, T, T) boolean, or None where plain causality says it all.
+    def mask(self, asking: Layout | None = None, window: int | None = None, kind: str = "causal") -> Tensor | None:
+        """Who sees whom within this forward: (B, 1, T, T) boolean, or None where `kind` alone says it all.
 
-        With `asking`, places picked from this layout, only these look: (B, 1, Q, T). With `window` none looks further.
+        `kind` is a config's `mask`: causal, bidirectional or prefix. With `asking`, places picked from this layout,
+        only these look: (B, 1, Q, T). With `window` none looks further.
         """
+        if kind == "prefix" and self.prefix_BT is None:
+            kind = "causal"
         if window is not None and window >= self.index_BT.shape[1]:
             window = None
-        if self.document_BT is None and self.is_uniform and asking is None and window is None:
+        is_plain = self.document_BT is None and self.is_uniform and window is None and kind != "prefix"
+        if is_plain and (asking is None or kind == "bidirectional"):
             return None
         asking = asking or self
-        mask_BQS = visible(asking.index_BT, self.index_BT, window)
+        prefix_BT = asking.prefix_BT if kind == "prefix" else None
+        mask_BQS = visible(asking.index_BT, self.index_BT, window, prefix_BT, ahead=kind == "bidirectional")
         if asking.document_BT is not None and self.document_BT is not None:
             mask_BQS &= asking.document_BT[:, :, None] == self.document_BT[:, None, :]
         return mask_BQS[:, None]
@@ -125,7 +134,12 @@ class Layout:
         """Where the tokens at these places of each row stand."""
         document_BQ = None if self.document_BT is None else self.document_BT.gather(1, wanted_BQ)
         positions_BQP = pick(self.positions_BTP, wanted_BQ)
-        return Layout(self.index_BT.gather(1, wanted_BQ), positions_BQP, document_BQ, self.capture)
+        index_BQ = self.index_BT.gather(1, wanted_BQ)
+        prefix_BQ, kinds_BQ = (
+            None if x_BT is None else x_BT.expand_as(self.index_BT).gather(1, wanted_BQ)
+            for x_BT in (self.prefix_BT, self.kinds_BT)
+        )
+        return Layout(index_BQ, positions_BQP, document_BQ, self.capture, prefix_BT=prefix_BQ, kinds_BT=kinds_BQ)
 
 
 class Asking(NamedTuple):
@@ -140,13 +154,24 @@ def pick(x_BTF: Tensor, wanted_BQ: Tensor) -> Tensor:
     return x_BTF.gather(1, wanted_BQ[..., None].expand(-1, -1, x_BTF.shape[-1]))
 
 
-def visible(query_index_BT: Tensor, key_index_BS: Tensor, window: int | None = None) -> Tensor:
+def visible(
+    query_index_BT: Tensor,
+    key_index_BS: Tensor,
+    window: int | None = None,
+    prefix_BT: Tensor | None = None,
+    *,
+    ahead: bool = False,
+) -> Tensor:
     """(B, T, S): a query sees real keys that are not after it; with `window` itself and the `window` - 1 before it.
 
+    With `prefix_BT` also those before that index; with `ahead` those after it, as far as those before it.
     Padding queries see every key: their output is never read, and a softmax over nothing would spread NaN.
     """
     query_BT1, key_B1S = query_index_BT[:, :, None], key_index_BS[:, None, :]
-    seen_BTS = (key_B1S <= query_BT1) & (key_B1S >= 0)
+    seen_BTS = key_B1S >= 0 if ahead else key_B1S <= query_BT1
+    if prefix_BT is not None:
+        seen_BTS = seen_BTS | (key_B1S < prefix_BT[:, :, None])
+    seen_BTS = seen_BTS & (key_B1S >= 0)
     if window is not None:
-        seen_BTS &= query_BT1 - key_B1S < window
+        seen_BTS = seen_BTS & ((query_BT1 - key_B1S).abs() < window)
     return seen_BTS | (query_BT1 < 0)

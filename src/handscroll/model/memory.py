@@ -100,8 +100,8 @@ class CachePolicy(Protocol):
 class DirectMemory:
     """Attention among the forward's own tokens. Stateless: one serves all layers of a `window`, and any recomputation.
 
-    `crossbatch`: of all tokens some look across rows. `dropout`: the share of weights that is dropped, drawn from
-    PyTorch's global generator.
+    `kind`: of the mask, as in the config. `crossbatch`: of all tokens some look across rows. `dropout`: the share of
+    weights that is dropped, drawn from PyTorch's global generator.
     """
 
     some_may_ask = True
@@ -113,8 +113,9 @@ class DirectMemory:
         crossbatch: Crossbatch | None = None,
         window: int | None = None,
         dropout: float = 0.0,
+        kind: str = "causal",
     ):
-        self.position, self.window, self.dropout = position, window, dropout
+        self.position, self.window, self.dropout, self.kind = position, window, dropout, kind
         self.rotation = rotation_of(position, layout)
         self.mask = self._mask(layout)
         self.crossbatch = crossbatch
@@ -129,7 +130,7 @@ class DirectMemory:
             rotation, mask = rotation_of(self.position, layout, asking), self._mask(layout, asking)
         query_BHTD = self.position.rotate(query_BHTD, rotation)
         key_BKTD = self.position.rotate(key_BKTD, self.rotation)
-        causal = mask is None
+        causal = mask is None and self.kind != "bidirectional"
         if layout.capture.weights:
             return Attended(*attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask, causal))
         out_BHTD = attention(query_BHTD, key_BKTD, value_BKTD, mask, causal, self.dropout)
@@ -139,10 +140,11 @@ class DirectMemory:
 
     def _mask(self, layout: Layout, asking: Layout | None = None) -> Tensor | None:
         """Who sees whom, with the position's bias where it has one; None where plain causality says it all."""
-        mask_B1TS = layout.mask(asking, self.window)
+        mask_B1TS = layout.mask(asking, self.window, self.kind)
         if not self.position.adds_bias:
             return mask_B1TS
-        return additive(bias_of(self.position, layout, asking), mask_B1TS, mask_B1TS is None)
+        causal = mask_B1TS is None and self.kind != "bidirectional"
+        return additive(bias_of(self.position, layout, asking), mask_B1TS, causal)
 
     def _mask_across(self, crossbatch: Crossbatch, layout: Layout) -> Tensor:
         """(H, Q, P) of the tokens that look at all P tokens of all rows: what they see, with the bias."""

@@ -59,6 +59,11 @@ def stretch(config: ModelConfig, method: str, to: int, options: Mapping[str, Any
     kind = chosen("method", method, METHODS)
     options = options or {}
     plain = type(config.position)
+    if not issubclass(plain, RopeOptions | AlibiOptions):
+        raise ValueError(
+            f"the model's positions ({type(config.position).__name__.removesuffix('Options').lower()}) can't be "
+            "stretched: only rotary ones and ALiBi can"
+        )
     if plain not in (RopeOptions, AlibiOptions):
         before = next(name for name, each in METHODS.items() if each is type(config.position))
         factor = getattr(config.position, "factor", None)

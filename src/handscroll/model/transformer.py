@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from handscroll.model.attention import ATTENTIONS
 from handscroll.model.config import ModelConfig, chosen
+from handscroll.model.embedding import Embedding
 from handscroll.model.families import Source
 from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.initialization import initialize
@@ -24,45 +25,91 @@ from handscroll.model.norm import NORMS
 from handscroll.model.position import make_position
 
 
-class Hidden(NamedTuple):
-    """Hidden states after the final norm, of all tokens or of those that were wanted (B, Q, E).
+class Told(NamedTuple):
+    """What a module told besides its output; `name` is the module's in the model."""
 
-    Per layer, on request, its output and its attention weights.
+    name: str
+    aux: object
+
+
+class Hidden(NamedTuple):
+    """Hidden states after the last layer and the final norm, of all tokens or of those that were wanted (B, Q, E).
+
+    Per layer, on request, its output and its attention weights; and what norms and feed-forwards told, in the order in
+    which they were applied.
     """
 
     last_BTE: Tensor
     layers: tuple[Tensor, ...] = ()
     weights: tuple[Tensor, ...] = ()
+    aux: tuple[Told, ...] = ()
+
+
+class BlockOutput(NamedTuple):
+    x_BTE: Tensor
+    weights_BHTS: Tensor | None
+    aux: tuple[Told, ...]
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feedforward(norm(x)): pre-norm (arXiv 2002.04745)."""
+    """Attention, then feed-forward, each added to the residual stream x. With f for either of them:
+
+    | placement | x becomes | |
+    |---|---|---|
+    | pre | x + f(norm(x)) | arXiv 2002.04745 |
+    | post | norm(x + f(x)) | arXiv 1706.03762 |
+    | deepnorm | norm(alpha x + f(x)), alpha = (2 L)^(1/4) | arXiv 2203.00555 |
+    | sandwich | x + norm'(f(norm(x))) | arXiv 2105.13290 |
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         norm = chosen("norm", config.norm, NORMS)
+        self.placement = config.norm_placement
+        self.alpha = (2 * config.num_layers) ** 0.25 if self.placement == "deepnorm" else 1.0
         self.attention_norm = norm(config.width, config.norm_eps)
         self.attention = chosen("attention", config.attention, ATTENTIONS)(config)
         self.feedforward_norm = norm(config.width, config.norm_eps)
         self.feedforward = chosen("feedforward", config.feedforward, FEEDFORWARDS)(config)
+        if self.placement == "sandwich":
+            self.attention_out_norm = norm(config.width, config.norm_eps)
+            self.feedforward_out_norm = norm(config.width, config.norm_eps)
         self.dropout = nn.Dropout(config.residual_dropout)
 
-    def forward(
-        self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, asking: Asking | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, asking: Asking | None = None) -> BlockOutput:
         """(B, T, E) in and out; with `asking` (B, Q, E) out: the other tokens give only their keys and values.
 
         Of some memories all tokens ask all the same: what these remember depends on it.
         """
-        normed_BTE, _ = self.attention_norm(x_BTE, layout)
-        attended_BTE, weights_BHTS = self.attention(normed_BTE, memory, layout, asking if memory.some_may_ask else None)
+        told: list[Told] = []
+        read_BTE = self._before("attention_norm", x_BTE, layout, told)
+        attended_BTE, weights_BHTS = self.attention(read_BTE, memory, layout, asking if memory.some_may_ask else None)
         if asking is not None:
             x_BTE, layout = pick(x_BTE, asking.places_BQ), asking.layout
             attended_BTE = attended_BTE if memory.some_may_ask else pick(attended_BTE, asking.places_BQ)
-        x_BTE = x_BTE + self.dropout(attended_BTE)
-        normed_BTE, _ = self.feedforward_norm(x_BTE, layout)
-        fed_BTE, _ = self.feedforward(normed_BTE, layout)
-        return x_BTE + self.dropout(fed_BTE), weights_BHTS
+        x_BTE = self._join("attention", x_BTE, attended_BTE, layout, told)
+        read_BTE = self._before("feedforward_norm", x_BTE, layout, told)
+        fed_BTE = self._run("feedforward", read_BTE, layout, told)
+        return BlockOutput(self._join("feedforward", x_BTE, fed_BTE, layout, told), weights_BHTS, tuple(told))
+
+    def _before(self, norm: str, x_BTE: Tensor, layout: Layout, told: list[Told]) -> Tensor:
+        """What attention or feed-forward reads of the residual stream."""
+        return self._run(norm, x_BTE, layout, told) if self.placement in ("pre", "sandwich") else x_BTE
+
+    def _join(self, part: str, x_BTE: Tensor, added_BTE: Tensor, layout: Layout, told: list[Told]) -> Tensor:
+        """The residual stream with what attention or feed-forward adds."""
+        if self.placement == "sandwich":
+            added_BTE = self._run(f"{part}_out_norm", added_BTE, layout, told)
+        if self.placement in ("pre", "sandwich"):
+            joined_BTE: Tensor = x_BTE + self.dropout(added_BTE)
+            return joined_BTE
+        return self._run(f"{part}_norm", self.alpha * x_BTE + self.dropout(added_BTE), layout, told)
+
+    def _run(self, name: str, x_BTE: Tensor, layout: Layout, told: list[Told]) -> Tensor:
+        x_BTE, aux = getattr(self, name)(x_BTE, layout)
+        if aux is not None:
+            told.append(Told(name, aux))
+        return x_BTE
 
 
 class Transformer(nn.Module):
@@ -76,10 +123,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.position = make_position(config)
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.dropout = nn.Dropout(config.embedding_dropout)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = chosen("norm", config.norm, NORMS)(config.width, config.norm_eps)
+        self.embedding = Embedding(config)
+        self.layers = nn.ModuleList(Block(config) for _ in range(1 if config.shared_layers else config.num_layers))
+        self.norm = chosen("norm", config.norm, NORMS)(config.width, config.norm_eps) if config.has_final_norm else None
         if not config.tied_embeddings:
             self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.activation_checkpointing = False
@@ -116,6 +162,11 @@ class Transformer(nn.Module):
         the last one, so that it attends, where the memory allows it, and feeds forward from these places alone.
         `crossbatch`: tokens that look across rows, in layers before the last; only without a cache.
         """
+        if cache is not None and self.config.mask != "causal":
+            raise ValueError(
+                f"this model's tokens see what comes after them (mask={self.config.mask}): it can't continue a text "
+                "that a cache remembers; let it read whole texts, without a cache"
+            )
         if layout is None:
             batch, length = tokens_BT.shape
             starts = cache.lengths if cache is not None else None
@@ -129,25 +180,37 @@ class Transformer(nn.Module):
             assert cache is None, "rows of a cache are strangers"
             across = DirectMemory(self.position, layout, crossbatch, dropout=dropout)
             memories = [across if layer in crossbatch.layers else memory for layer, memory in enumerate(memories)]
-        layers, weights = [], []
-        x_BTE = self.dropout(self.embedding(tokens_BT))
-        for number, (block, memory) in enumerate(zip(self.layers, memories, strict=True), 1):
-            asking = last if number == len(self.layers) else None
+        layers, weights, told = [], [], []
+        x_BTE, aux = self.embedding.embed(tokens_BT, layout)
+        if aux is not None:
+            told.append(Told("embedding.norm", aux))
+        for number, memory in enumerate(memories, 1):
+            asking = last if number == self.config.num_layers else None
+            place = 0 if self.config.shared_layers else number - 1
+            block = self.layers[place]
             if recompute:
-                x_BTE, weights_BHTS = checkpoint(block, x_BTE, memory, layout, asking, use_reentrant=False)
+                output = checkpoint(block, x_BTE, memory, layout, asking, use_reentrant=False)
             else:
-                x_BTE, weights_BHTS = block(x_BTE, memory, layout, asking)
+                output = block(x_BTE, memory, layout, asking)
+            x_BTE = output.x_BTE
+            told += [Told(f"layers.{place}.{name}", aux) for name, aux in output.aux]
             if layout.capture.layers:
                 layers.append(x_BTE)
-            if weights_BHTS is not None:
-                weights.append(weights_BHTS)
-        last_BTE, _ = self.norm(x_BTE, layout if last is None else last.layout)
-        return Hidden(last_BTE, tuple(layers), tuple(weights))
+            if output.weights_BHTS is not None:
+                weights.append(output.weights_BHTS)
+        if self.norm is not None:
+            x_BTE, aux = self.norm(x_BTE, layout if last is None else last.layout)
+            if aux is not None:
+                told.append(Told("norm", aux))
+        return Hidden(x_BTE, tuple(layers), tuple(weights), tuple(told))
 
     def _direct(self, layout: Layout, dropout: float) -> list[LayerMemory]:
         """What each layer attends to without a cache; layers that see equally far share one."""
-        windows = [self.config.window_of(layer) for layer in range(len(self.layers))]
-        made = {window: DirectMemory(self.position, layout, window=window, dropout=dropout) for window in set(windows)}
+        windows = [self.config.window_of(layer) for layer in range(self.config.num_layers)]
+        made = {
+            window: DirectMemory(self.position, layout, window=window, dropout=dropout, kind=self.config.mask)
+            for window in set(windows)
+        }
         return [made[window] for window in windows]
 
     def logits(self, hidden_BTE: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from handscroll.measure.results import policy_name
 from handscroll.model import ModelConfig
 from handscroll.model.checkpoint import Shapes, load_shapes, resolve
 from handscroll.model.free_memory import available_memory
-from handscroll.model.position import make_position
+from handscroll.model.position import POSITION_KINDS, make_position
 from handscroll.recipes.placement import AUTO, chosen_device, chosen_dtype
 from handscroll.text import Tokenizer
 
@@ -95,9 +95,13 @@ def architecture(shapes: Shapes) -> dict[str, Any]:
         "query_key_norm": config.qk_norm,
         "sliding_window": config.sliding_window,
         "windowed_from_layer": config.windowed_from if config.sliding_window else None,
-        "position": type(config.position).__name__.removesuffix("Options").lower(),
+        "position": next(name for name, kind in POSITION_KINDS.items() if kind is type(config.position)),
         "position_options": position,
+        "mask": config.mask,
+        "embedding": asdict(config.embedding),
+        "shared_layers": config.shared_layers,
         "norm": config.norm,
+        "norm_placement": config.norm_placement,
         "norm_eps": config.norm_eps,
         "feedforward": config.feedforward,
         "feedforward_width": config.feedforward_width,

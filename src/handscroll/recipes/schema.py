@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from handscroll.model import ModelConfig, RopeOptions
-from handscroll.model.families import family_for
+from handscroll.model.config import MASKS, PLACEMENTS, EmbeddingOptions, PositionOptions
 from handscroll.model.norm import NORMS
-from handscroll.model.position import AlibiOptions
+from handscroll.model.options import read_options
+from handscroll.model.position import POSITION_KINDS
 from handscroll.model.stretching import METHODS
-from handscroll.recipes.sections import Named, Section, named_sections
+from handscroll.recipes.sections import Named, Section, named_sections, options_of, section_of
 from handscroll.text.learning import HANS, scheme
 from handscroll.training import OBJECTIVES, OPTIMIZERS, SCHEDULES
 from handscroll.training.precision import PRECISIONS
@@ -54,6 +55,9 @@ class FromModel(FromFolder):
     stretch: Stretch | None = None
 
 
+NewEmbedding = section_of(EmbeddingOptions, Section)
+
+
 class NewModel(Section):
     """Sizes of a model that starts from random weights: widths in features, `window` in tokens."""
 
@@ -69,7 +73,11 @@ class NewModel(Section):
     qk_norm: bool = False
     sliding_window: Size | None = Field(None, description="tokens that a token sees, itself among them; default: all")
     tied: bool = True
-    position: Literal["rope", "alibi"] = "rope"
+    mask: Literal[MASKS] = "causal"  # type: ignore[valid-type]
+    norm_placement: Literal[PLACEMENTS] = "pre"  # type: ignore[valid-type]
+    embedding: NewEmbedding = NewEmbedding()  # type: ignore[valid-type]
+    shared_layers: bool = False
+    position: str | dict[str, Any] = Field("rope", description=f"one of {', '.join(POSITION_KINDS)}, or {{kind: ...}}")
     rope_theta: float = Field(10000.0, gt=0)
 
     @model_validator(mode="after")
@@ -82,8 +90,7 @@ class NewModel(Section):
             )
         if self.position != "rope" and self.rope_theta != type(self).model_fields["rope_theta"].default:
             raise ValueError(f"rope_theta={self.rope_theta} is for position=rope, not {self.position}: leave it out")
-        # What no family of checkpoints can say could not be saved in the end.
-        family_for(self.config(vocab_size=1))
+        self.config(vocab_size=1)
         return self
 
     def config(self, vocab_size: int) -> ModelConfig:
@@ -96,13 +103,22 @@ class NewModel(Section):
             head_width=self.head_width or self.width // self.heads,
             feedforward_width=self.feedforward_width or 32 * math.ceil(self.width * 8 / 3 / 32),
             max_positions=self.window,
-            position=AlibiOptions() if self.position == "alibi" else RopeOptions(theta=self.rope_theta),
+            position=self._position(),
             qkv_bias=self.qkv_bias,
             norm=self.norm,
             qk_norm=self.qk_norm,
             sliding_window=self.sliding_window,
             tied_embeddings=self.tied,
+            mask=self.mask,
+            norm_placement=self.norm_placement,
+            embedding=options_of(self.embedding, EmbeddingOptions),
+            shared_layers=self.shared_layers,
         )
+
+    def _position(self) -> PositionOptions:
+        if self.position == "rope":
+            return RopeOptions(theta=self.rope_theta)
+        return read_options(self.position, POSITION_KINDS, "position")
 
 
 class NewTokenizer(Section):

@@ -14,6 +14,7 @@ from handscroll.model.families.baichuan import BAICHUAN, BAICHUAN_7B
 from handscroll.model.families.family import Family, Source
 from handscroll.model.families.llama import LLAMA
 from handscroll.model.families.mistral import MISTRAL
+from handscroll.model.families.native import NATIVE
 from handscroll.model.families.qwen2 import QWEN2
 from handscroll.model.families.qwen3 import QWEN3
 from handscroll.model.families.stablelm import STABLELM
@@ -25,6 +26,7 @@ FAMILIES = {
     "qwen3": QWEN3,
     "stablelm": STABLELM,
     "baichuan": BAICHUAN,
+    "handscroll": NATIVE,
 }
 
 
@@ -39,16 +41,14 @@ def family_of(config: Mapping[str, Any]) -> Family:
 
 
 def family_for(config: ModelConfig) -> Family:
-    """The family that a new model is written as: the first that can express it. ValueError where none can."""
-    reasons = []
+    """The family that a new model is written as: the first that can express it, the last of which can say all."""
     for family in FAMILIES.values():
         try:
             family.write(config)
-        except ValueError as reason:
-            reasons.append(str(reason))
-        else:
-            return family
-    raise ValueError("; ".join(reasons) + ": save a model whose config one of them has")
+        except ValueError:
+            continue
+        return family
+    raise AssertionError("Handscroll's own family refuses nothing")
 
 
 __all__ = ["FAMILIES", "Family", "Source", "family_for", "family_of"]

@@ -6,7 +6,7 @@ the cosine and sine: at ten million tokens float32 angles are wrong by 0.3 in a 
 
 Most variants are rotary (`rotary.py`). Those beside `rope` turn some pairs slower, so that a text longer than the
 trained window shows the model no angle that it hasn't seen. `alibi` turns nothing, but adds to each head's scores a
-`bias` by distance; `dynamic_alibi` stretches it.
+`bias` by distance; `dynamic_alibi` stretches it. What `absolute` adds to the embedding, attention does not see.
 
 To add a variant: write `position/NAME.py` with its options, a kind of `RopeOptions` or `AlibiOptions`, and one line
 below; `families/` says how a checkpoint names it.
@@ -19,8 +19,16 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from handscroll.model.config import ModelConfig, PositionOptions, RopeOptions
+from handscroll.model.config import (
+    LearnedOptions,
+    ModelConfig,
+    NoPositionOptions,
+    PositionOptions,
+    RopeOptions,
+    SinusoidalOptions,
+)
 from handscroll.model.layout import Layout
+from handscroll.model.position.absolute import Absolute
 from handscroll.model.position.alibi import Alibi, AlibiOptions
 from handscroll.model.position.dynamic import Dynamic, DynamicOptions
 from handscroll.model.position.dynamic_alibi import DynamicAlibi, DynamicAlibiOptions
@@ -69,6 +77,26 @@ POSITIONS: dict[type[PositionOptions], Callable[[int, Any, int], Position]] = {
     LongRopeOptions: LongRope,
     AlibiOptions: Alibi,
     DynamicAlibiOptions: DynamicAlibi,
+    LearnedOptions: Absolute,
+    SinusoidalOptions: Absolute,
+    NoPositionOptions: Absolute,
+}
+
+
+# By the names that recipes and Handscroll's own folders have for them.
+POSITION_KINDS: dict[str, type[PositionOptions]] = {
+    "rope": RopeOptions,
+    "linear": LinearOptions,
+    "ntk": NtkOptions,
+    "dynamic": DynamicOptions,
+    "yarn": YarnOptions,
+    "llama3": Llama3Options,
+    "longrope": LongRopeOptions,
+    "alibi": AlibiOptions,
+    "dynamic_alibi": DynamicAlibiOptions,
+    "learned": LearnedOptions,
+    "sinusoidal": SinusoidalOptions,
+    "none": NoPositionOptions,
 }
 
 
@@ -96,16 +124,20 @@ def bias_of(position: Position, layout: Layout, asking: Layout | None = None) ->
 
 __all__ = [
     "POSITIONS",
+    "POSITION_KINDS",
     "AlibiOptions",
     "DynamicAlibiOptions",
     "DynamicOptions",
+    "LearnedOptions",
     "LinearOptions",
     "Llama3Options",
     "LongRopeOptions",
+    "NoPositionOptions",
     "NtkOptions",
     "Position",
     "Rope",
     "Rotation",
+    "SinusoidalOptions",
     "YarnOptions",
     "bias_of",
     "make_position",
