@@ -3,7 +3,7 @@
     python benchmarks/cross_entropy.py
     python benchmarks/cross_entropy.py --vocabularies 32000,151936 --tokens 2048 --width 512 --json
 
-Each side is a process of its own and computes the same: the loss of `--tokens` tokens and its gradients by hidden states
+Each side is a process of its own and computes the same: the loss of `--tokens` tokens, its gradients by hidden states
 and by the output matrix. "memory" is by how much the process's largest size grows beyond its inputs; the gradient of
 the matrix, which both sides leave, is a part of it. The losses must be equal.
 """
