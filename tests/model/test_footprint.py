@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from handscroll.model import Layout, ModelConfig, Transformer
+from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.footprint import (
     DoesNotFit,
     Footprint,
@@ -36,6 +37,15 @@ CONFIG = ModelConfig(
     max_positions=128,
 )
 BIASES = {"qkv_bias": True, "output_bias": True, "feedforward_bias": True}
+
+
+@pytest.mark.parametrize("feedforward", list(FEEDFORWARDS))
+@pytest.mark.parametrize("bias", [False, True])
+def test_every_feedforward_is_counted(feedforward: str, bias: bool) -> None:
+    model = Transformer(dataclasses.replace(CONFIG, feedforward=feedforward, feedforward_bias=bias))
+    assert parameter_count(model.config) == sum(parameter.numel() for parameter in model.parameters())
+    blocks = model.layers.parameters()
+    assert matrix_count(model.config) == sum(parameter.numel() for parameter in blocks if parameter.dim() == 2)
 
 
 def test_parameters_equal_tensors(pair: Any) -> None:
@@ -76,7 +86,14 @@ def measured_activations(config: ModelConfig, layout: Layout, *, activation_chec
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"num_kv_heads": 1, "head_width": 24, "num_layers": 1}, BIASES, {"qk_norm": True}]
+    "changes",
+    [
+        {},
+        {"num_kv_heads": 1, "head_width": 24, "num_layers": 1},
+        BIASES,
+        {"qk_norm": True},
+        *({"feedforward": name} for name in FEEDFORWARDS),
+    ],
 )
 def test_activations_are_estimated_within_five_percent(changes: dict[str, Any]) -> None:
     config = dataclasses.replace(CONFIG, **changes)

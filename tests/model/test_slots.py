@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig
+from transformers import LlamaConfig, T5Config
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.t5.modeling_t5 import T5DenseActDense, T5DenseGatedActDense
 
 from handscroll.model import Attended, Layout, ModelConfig, RopeOptions, Transformer
 from handscroll.model.attention import ATTENTIONS
@@ -247,6 +248,29 @@ def test_swiglu_equals_transformers() -> None:
     theirs = LlamaMLP(LlamaConfig(hidden_size=32, intermediate_size=40, num_attention_heads=4, mlp_bias=True))
     state = {f"{name.split('.')[0]}_proj.{name.split('.')[1]}": tensor for name, tensor in ours.state_dict().items()}
     theirs.load_state_dict(state)
+    x_BTE = torch.randn(2, 5, 32)
+    torch.testing.assert_close(ours(x_BTE, Layout.rows([5, 5]))[0], theirs(x_BTE), atol=1e-6, rtol=1e-5)
+
+
+T5_ACTIVATIONS = {
+    "swiglu": "silu",
+    "geglu": "gelu_python",
+    "relu": "relu",
+    "gelu": "gelu_python",
+    "gelu_tanh": "gelu_new",
+}
+
+
+@pytest.mark.parametrize("name", list(FEEDFORWARDS))
+def test_feedforward_equals_transformers(name: str) -> None:
+    """T5 is the architecture that has both shapes; its activations are formulas in Python."""
+    ours = randomized(FEEDFORWARDS[name](dataclasses.replace(CONFIG, feedforward=name)))
+    gated = hasattr(ours, "gate")
+    options = T5Config(d_model=32, d_ff=40, dropout_rate=0.0)
+    options.dense_act_fn = T5_ACTIVATIONS[name]
+    theirs = (T5DenseGatedActDense if gated else T5DenseActDense)(options)
+    names = {"gate": "wi_0", "up": "wi_1", "down": "wo"} if gated else {"up": "wi", "down": "wo"}
+    theirs.load_state_dict({f"{names[key.split('.')[0]]}.weight": tensor for key, tensor in ours.state_dict().items()})
     x_BTE = torch.randn(2, 5, 32)
     torch.testing.assert_close(ours(x_BTE, Layout.rows([5, 5]))[0], theirs(x_BTE), atol=1e-6, rtol=1e-5)
 

@@ -202,6 +202,16 @@ def test_keys_reach_the_options_that_they_are_for(recipe: dict[str, Any]) -> Non
     )
 
 
+@pytest.mark.parametrize(("feedforward", "width"), [("swiglu", 96), ("relu", 128)])
+def test_slots_of_a_new_model(feedforward: str, width: int, recipe: dict[str, Any]) -> None:
+    changes = [f"model.feedforward={feedforward}", "model.feedforward_bias=true", "model.output_bias=true"]
+    model = read_recipe(recipe, changes).model
+    assert isinstance(model, NewModel)
+    config = model.config(300)
+    assert (config.feedforward, config.feedforward_bias, config.output_bias) == (feedforward, True, True)
+    assert config.feedforward_width == width
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_defaults_of_an_optimizer_are_the_training_rooms_own(name: str, recipe: dict[str, Any]) -> None:
     recipe["optimizer"] = {"name": name}

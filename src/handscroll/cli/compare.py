@@ -67,7 +67,7 @@ def compare(
 
     \b
     Worth varying:
-      model.heads, model.kv_heads, model.norm, model.qk_norm, model.position,
+      model.heads, model.kv_heads, model.norm, model.qk_norm, model.position, model.feedforward,
       model.width, model.layers, model.tied, optimizer, schedule,
       optimizer.learning_rate, train.windows_per_step,
       tokenizer.vocab_size (compare bits per byte then)

@@ -1,6 +1,13 @@
-"""The feed-forward slot: `forward(x_BTE, layout) -> (x_BTE, aux)`; each token alone. aux is None for dense variants."""
+"""The feed-forward slot: `forward(x_BTE, layout) -> (x_BTE, aux)`; each token alone. aux is None for dense variants.
+
+Two shapes (GLU Variants Improve Transformer, arXiv 2002.05202): gated ones have three matrices, plain ones two. What
+differs beside the shape is the activation alone.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,19 +15,42 @@ from torch import Tensor, nn
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 
+Activation = Callable[[Tensor], Tensor]
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)) (GLU Variants Improve Transformer, arXiv 2002.05202, equation 6)."""
+GATED: dict[str, Activation] = {"swiglu": F.silu, "geglu": F.gelu}
+PLAIN: dict[str, Activation] = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
+
+
+class GatedFeedForward(nn.Module):
+    """down(f(gate(x)) * up(x)): SwiGLU and GeGLU (arXiv 2002.05202, equation 6)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         width, inner, bias = config.width, config.feedforward_width, config.feedforward_bias
+        self.activation = GATED[config.feedforward]
         self.gate = nn.Linear(width, inner, bias=bias)
         self.up = nn.Linear(width, inner, bias=bias)
         self.down = nn.Linear(inner, width, bias=bias)
 
     def forward(self, x_BTE: Tensor, layout: Layout) -> tuple[Tensor, None]:
-        return self.down(F.silu(self.gate(x_BTE)) * self.up(x_BTE)), None
+        return self.down(self.activation(self.gate(x_BTE)) * self.up(x_BTE)), None
 
 
-FEEDFORWARDS = {"swiglu": SwiGLU}
+class PlainFeedForward(nn.Module):
+    """down(f(up(x))): ReLU (arXiv 1706.03762, equation 2), GELU with erf or its tanh estimate (arXiv 1606.08415)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        width, inner, bias = config.width, config.feedforward_width, config.feedforward_bias
+        self.activation = PLAIN[config.feedforward]
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
+
+    def forward(self, x_BTE: Tensor, layout: Layout) -> tuple[Tensor, None]:
+        return self.down(self.activation(self.up(x_BTE))), None
+
+
+FEEDFORWARDS: dict[str, type[nn.Module]] = {
+    **dict.fromkeys(GATED, GatedFeedForward),
+    **dict.fromkeys(PLAIN, PlainFeedForward),
+}

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from handscroll.model.config import LearnedOptions, ModelConfig
+from handscroll.model.feedforward import GATED
 from handscroll.model.free_memory import available_memory
 
 # Numbers that an optimizer keeps per parameter; muon keeps one per number of a block's matrices, adamw's two elsewhere.
@@ -55,10 +56,10 @@ def parameter_count(config: ModelConfig) -> int:
 def matrix_count(config: ModelConfig) -> int:
     """Numbers in the matrices of all blocks: 2 E H D (q, o) + 2 E K D (k, v) + 3 E F (gate, up, down), L times.
 
-    Layers that are one and the same count once.
+    A feed-forward that isn't gated has 2 E F. Layers that are one and the same count once.
     """
     heads_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
-    per_layer = config.width * (2 * heads_width + 2 * kv_width + 3 * config.feedforward_width)
+    per_layer = config.width * (2 * heads_width + 2 * kv_width + _feedforward_maps(config) * config.feedforward_width)
     return per_layer * _own_layers(config)
 
 
@@ -86,8 +87,9 @@ def training_bytes(
     Activations are an estimate of what the backward pass reads again, in numbers per token:
     a layer 6 E + 3 H D + 2 K D + 4 F + H + 2 (both norms' input, scaled and output; rotated q and k, v, attention's
     output twice, its log-sum-exp; gate, silu, up, their product), with normalized queries and keys 2 H D + 2 K D + H +
-    K more (their input, scaled), the final norm 2 E + 1, and 2 V of logits and their
-    gradient. With activation checkpointing a layer keeps E, and one layer at a time is whole. Masks are not counted.
+    K more (their input, scaled), the final norm 2 E + 1, and 2 V of logits and their gradient. Of a feed-forward that
+    isn't gated 2 F are kept instead of 4 F, with ReLU, whose output tells its slope, F. With activation checkpointing a
+    layer keeps E, and one layer at a time is whole. Masks are not counted.
     Raises ValueError for an optimizer that isn't known.
     """
     if optimizer not in OPTIMIZER_SLOTS:
@@ -97,7 +99,8 @@ def training_bytes(
     if optimizer == "muon":
         slots = matrices + OPTIMIZER_SLOTS["adamw"] * (count - matrices)
     heads_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
-    layer = 6 * config.width + 3 * heads_width + 2 * kv_width + 4 * config.feedforward_width + config.num_heads + 2
+    fed = _kept_of_feedforward(config) * config.feedforward_width
+    layer = 6 * config.width + 3 * heads_width + 2 * kv_width + fed + config.num_heads + 2
     if config.qk_norm:
         layer += 2 * (heads_width + kv_width) + config.num_heads + config.num_kv_heads
     layers = config.num_layers * config.width + layer if activation_checkpointing else config.num_layers * layer
@@ -146,6 +149,18 @@ def _own_layers(config: ModelConfig) -> int:
     return 1 if config.shared_layers else config.num_layers
 
 
+def _feedforward_maps(config: ModelConfig) -> int:
+    """Matrices of a feed-forward: gate, up, down, or up and down."""
+    return 3 if config.feedforward in GATED else 2
+
+
+def _kept_of_feedforward(config: ModelConfig) -> int:
+    """Tensors of the inner width that the backward pass reads again."""
+    if config.feedforward in GATED:
+        return 4
+    return 1 if config.feedforward == "relu" else 2
+
+
 def _embedding(config: ModelConfig) -> int:
     """The tables of tokens, positions and segments, their norm, and the matrix and bias of another width."""
     width = config.embedding_width
@@ -170,5 +185,5 @@ def _vectors_per_layer(config: ModelConfig) -> int:
     if config.output_bias:
         vectors += config.width
     if config.feedforward_bias:
-        vectors += 2 * config.feedforward_width + config.width
+        vectors += (_feedforward_maps(config) - 1) * config.feedforward_width + config.width
     return vectors

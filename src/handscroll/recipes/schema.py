@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 
 from handscroll.model import ModelConfig, RopeOptions
 from handscroll.model.config import MASKS, PLACEMENTS, EmbeddingOptions, PositionOptions
+from handscroll.model.feedforward import FEEDFORWARDS, GATED
 from handscroll.model.norm import NORMS
 from handscroll.model.options import read_options
 from handscroll.model.position import POSITION_KINDS
@@ -66,9 +67,14 @@ class NewModel(Section):
     heads: Size
     kv_heads: Size | None = Field(None, description="default: as many as heads")
     head_width: Size | None = Field(None, description="default: width / heads")
-    feedforward_width: Size | None = Field(None, description="default: 8/3 of width, rounded up to a multiple of 32")
+    feedforward_width: Size | None = Field(
+        None, description="default: 8/3 of width, 4 where it isn't gated; rounded up to a multiple of 32"
+    )
+    feedforward: Literal[tuple(FEEDFORWARDS)] = "swiglu"  # type: ignore[valid-type]
     window: Size = 512
     qkv_bias: bool = False
+    output_bias: bool = False
+    feedforward_bias: bool = False
     norm: Literal[tuple(NORMS)] = "rms"  # type: ignore[valid-type]
     qk_norm: bool = False
     sliding_window: Size | None = Field(None, description="tokens that a token sees, itself among them; default: all")
@@ -101,10 +107,13 @@ class NewModel(Section):
             num_heads=self.heads,
             num_kv_heads=self.kv_heads or self.heads,
             head_width=self.head_width or self.width // self.heads,
-            feedforward_width=self.feedforward_width or 32 * math.ceil(self.width * 8 / 3 / 32),
+            feedforward_width=self.feedforward_width or self._feedforward_width(),
+            feedforward=self.feedforward,
             max_positions=self.window,
             position=self._position(),
             qkv_bias=self.qkv_bias,
+            output_bias=self.output_bias,
+            feedforward_bias=self.feedforward_bias,
             norm=self.norm,
             qk_norm=self.qk_norm,
             sliding_window=self.sliding_window,
@@ -114,6 +123,10 @@ class NewModel(Section):
             embedding=options_of(self.embedding, EmbeddingOptions),
             shared_layers=self.shared_layers,
         )
+
+    def _feedforward_width(self) -> int:
+        """Gated or plain, as many numbers: 3 matrices of 8/3 of the width, or 2 of 4 times the width."""
+        return 32 * math.ceil(self.width * (8 / 3 if self.feedforward in GATED else 4) / 32)
 
     def _position(self) -> PositionOptions:
         if self.position == "rope":
