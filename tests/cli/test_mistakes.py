@@ -89,9 +89,13 @@ MISTAKES = {
     "negative rows": (["data", "inspect", "text.txt", "--rows", "-1"], "--rows -1: it must be at least 0"),
     "unknown objective of rows": (
         ["data", "inspect", "text.txt", "--tokenizer", "model", "--objective", "dpo"],
-        "--objective dpo: known are causal_lm, sft",
+        "objective dpo is unknown; known are causal_lm, sft",
     ),
-    "objective without tokens": (["data", "inspect", "text.txt", "--objective", "sft"], "give --tokenizer"),
+    "options of no objective": (["data", "inspect", "text.txt", "--objective.z_loss=1"], "give --objective, too"),
+    "wrong option of an objective": (
+        ["data", "inspect", "text.txt", "--objective", "causal_lm", "--objective.z_los=1"],
+        "did you mean objective.z_loss?",
+    ),
     "text for sft": (
         ["data", "inspect", "text.txt", "--tokenizer", "model", "--objective", "sft"],
         "text.txt: a row of kind text, and sft learns from completion, messages",

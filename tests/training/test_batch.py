@@ -1,6 +1,7 @@
 """Collating: layouts, shifted targets, masks and borders; and that a packed document learns as if it were alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,3 +112,13 @@ def test_moving_keeps_everything() -> None:
     moved = batch.to("meta")
     tensors = (moved.tokens_BT, moved.targets_BT, moved.layout.index_BT, moved.layout.positions_BTP)
     assert all(tensor.device.type == "meta" for tensor in (*tensors, moved.layout.document_BT))
+
+
+def test_a_batch_moves_whole() -> None:
+    batch = collate([[TokenRow([1, 2, 3])], [TokenRow([4, 5])]], pad_id=0)
+    kinds_BT = torch.zeros_like(batch.tokens_BT)
+    layout = replace(batch.layout, kinds_BT=kinds_BT, prefix_BT=kinds_BT, ends_BT=kinds_BT > 0)
+    moved = replace(batch, layout=layout, labels={"next": kinds_BT}).to("meta")
+    parts = (moved.layout.index_BT, moved.layout.kinds_BT, moved.layout.prefix_BT, moved.labels["next"])
+    assert all(part is not None and part.device.type == "meta" for part in parts)
+    assert moved.layout.ends_BT is layout.ends_BT

@@ -112,3 +112,11 @@ def test_bad_options() -> None:
         PackedSource([TokenRow([1, 2, 3], [True, True])], 8, 1, seed=0)
     with pytest.raises(ValueError, match="micro batch 1 of a source that was made for accumulation=1"):
         PackedSource(rows, 8, 1, seed=0).windows(0, 1)
+
+
+def test_room_is_left_beside_every_segment() -> None:
+    source = PackedSource(numbered(*LENGTHS), 16, 1, seed=5, room=3)
+    windows = source.epoch(0)
+    assert all(sum(len(row.ids) + 3 for row in window) <= 16 for window in windows)
+    assert max(len(row.ids) for window in windows for row in window) == 13
+    assert source.identity() != PackedSource(numbered(*LENGTHS), 16, 1, seed=5).identity()

@@ -193,3 +193,11 @@ def test_the_wait_for_windows_is_told(make_model: MakeModel, make_rows: MakeRows
         clock.tick(10, seconds, waited)
     assert clock.waiting == 0.25
     assert clock.tokens_per_second == 5
+
+
+def test_an_objective_is_refused_by_a_model_that_sees_what_it_is_to_tell(
+    make_model: MakeModel, make_rows: MakeRows
+) -> None:
+    models = {"model": make_model(mask="bidirectional")}
+    with pytest.raises(ValueError, match=r"mask=bidirectional: .* use a model with mask=causal or mask=prefix"):
+        Trainer(models, CausalLM(), PackedSource(make_rows(8), 8, 1, 0), TrainOptions(2))

@@ -15,6 +15,9 @@ from handscroll.recipes.events import Advance
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from handscroll.recipes.inspection import Hiding
+    from handscroll.text import Tokenizer
+
 app = typer.Typer(help="Make text to train and measure on, and look at it.", no_args_is_help=True)
 
 
@@ -175,8 +178,9 @@ def tasks(
     people.print(f"{out}: {count:,} rows of {task}, each with a context of up to {tokens:,} tokens")
 
 
-@app.command("inspect")
+@app.command("inspect", cls=DottedCommand)
 def inspect(
+    ctx: typer.Context,
     files: Annotated[
         list[Path],
         typer.Argument(
@@ -194,12 +198,14 @@ def inspect(
     objective: Annotated[
         str | None,
         typer.Option(
-            help="sft or causal_lm: what of a row is learnt, and which rows are refused. By itself: texts whole, of "
-            "chats and completions the answers, and pairs of answers are shown.",
+            help="causal_lm, sft or another objective of a recipe: what of a row is learnt, or hidden and to be told, "
+            "and which rows are refused. Its options follow with a dot. Without --tokenizer one is learnt from the "
+            "files. By itself: texts whole, of chats and completions the answers, and pairs of answers are shown.",
             show_default=False,
         ),
     ] = None,
     rows: Annotated[int, typer.Option(help="How many rows are shown, from the first on.")] = 3,
+    seed: Annotated[int, typer.Option(help="What an objective hides is drawn from it.")] = 0,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Count and name bad rows and go on, where the first one is an error.")
     ] = False,
@@ -209,7 +215,7 @@ def inspect(
 
     What a row is, its columns say: text; messages; prompt and completion; prompt, chosen and rejected;
     instruction, input and output (Alpaca); conversations (ShareGPT). The chat template is applied and control tokens
-    are visible. What is learnt is coloured on a terminal, and stands in ⟦ ⟧ elsewhere.
+    are visible. What is learnt is coloured on a terminal, and stands in ⟦ ⟧ elsewhere; behind → what is hidden there.
 
     Examples:
 
@@ -221,16 +227,16 @@ def inspect(
     if rows < 0:
         raise ValueError(f"--rows {rows}: it must be at least 0")
     people = console(as_json)
-    from handscroll.recipes.documents import LEARNS
     from handscroll.recipes.inspection import inspect as run
     from handscroll.text import Corpus, Skipped, Tokenizer
 
-    if objective is not None and objective not in LEARNS:
-        raise ValueError(f"--objective {objective}: known are {', '.join(LEARNS)}")
-    if objective is not None and tokenizer is None:
-        raise ValueError(f"--objective {objective} says which tokens are learnt: give --tokenizer, a model's folder")
     loaded = Tokenizer.load(tokenizer) if tokenizer is not None else None
-    finished = follow(people, run(Corpus(files, Skipped() if skip_bad else None), loaded, objective, rows))
+    options, hiding = dotted(ctx, "objective"), None
+    if objective is not None:
+        loaded, hiding = looked_through(objective, options, files, loaded, str(tokenizer), seed)
+    elif options:
+        raise ValueError(f"--objective.{next(iter(options))} is an option of an objective: give --objective, too")
+    finished = follow(people, run(Corpus(files, Skipped() if skip_bad else None), loaded, objective, rows, hiding))
     assert finished is not None
     if as_json:
         print_json(finished.result)
@@ -239,21 +245,41 @@ def inspect(
     people.print(summary(finished.result))
 
 
+def looked_through(
+    name: str, options: Mapping[str, Any], files: Sequence[Path], tokenizer: Tokenizer | None, place: str, seed: int
+) -> tuple[Tokenizer, Hiding | None]:
+    """The tokenizer, learnt from the files where there is none, and the objective where it hides tokens."""
+    from handscroll.recipes.inspection import Hiding
+    from handscroll.recipes.reading import read_objective
+    from handscroll.recipes.schema import Data, NewTokenizer
+    from handscroll.recipes.train import learn_tokenizer, make_objective
+
+    section = read_objective(name, options)
+    if tokenizer is None:
+        tokenizer = learn_tokenizer(NewTokenizer(), Data(files=tuple(map(str, files)), skip_bad=True), name)
+    objective = make_objective(section, tokenizer, place)
+    return tokenizer, Hiding(objective, seed) if objective.needs.roles else None
+
+
 def print_rows(target: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows as they are, what is learnt marked: by colour on a terminal, else by brackets."""
     from rich.text import Text
 
     for row in rows:
         size = f", {row['tokens']:,} tokens, {row['supervised_tokens']:,} learnt" if "tokens" in row else ""
-        target.print(f"{row['place']}: {row['kind']}{size}", style="bold")
+        told = {name: ", ".join(map(str, values)) for name, values in row.get("labels", {}).items() if values}
+        labels = "".join(f", {name} {values}" for name, values in told.items())
+        target.print(f"{row['place']}: {row['kind']}{size}{labels}", style="bold")
         for view in row["views"]:
             text = Text()
             for piece in view:
                 # Whatever a file holds, it moves no cursor and sets no colour.
-                shown = piece["text"].replace("\x1b", "\u241b")
-                if piece["supervised"] and not target.is_terminal:
-                    shown = f"\u27e6{shown}\u27e7"
-                text.append(shown, "green underline" if piece["supervised"] else "")
+                shown, hides = (part.replace("\x1b", "\u241b") for part in (piece["text"], piece.get("hides", "")))
+                left, right = ("\u27e6", "\u27e7") if piece["supervised"] and not target.is_terminal else ("", "")
+                if "hides" in piece:
+                    text.append(f"{left}{shown}\u2192", "magenta").append(f"{hides}{right}", "green underline")
+                else:
+                    text.append(f"{left}{shown}{right}", "green underline" if piece["supervised"] else "")
             target.print(text)
         target.print()
 
@@ -264,8 +290,11 @@ def summary(result: Mapping[str, Any]) -> str:
     unit = "tokens" if "tokens" in result else "characters"
     lines = [f"{result['rows']:,} rows: {kinds}"]
     if unit == "tokens":
-        share = result["supervised_tokens"] / max(1, result["tokens"])
-        lines.append(f"{result['tokens']:,} tokens, {result['supervised_tokens']:,} of them learnt ({share:.0%})")
+        # Of an objective that draws what it hides only the rows that are shown tell what was learnt.
+        shown = result if "supervised_tokens" in result else _added(result["shown"])
+        share = shown["supervised_tokens"] / max(1, shown["tokens"])
+        among = "of them" if shown is result else f"of the {shown['tokens']:,} that are shown"
+        lines.append(f"{result['tokens']:,} tokens, {shown['supervised_tokens']:,} {among} learnt ({share:.0%})")
     else:
         lines.append(f"{result['characters']:,} characters; --tokenizer MODEL counts and shows tokens")
     lines.append(f"longest row: {result['longest'][unit]:,} {unit}, {result['longest']['place']}")
@@ -274,3 +303,7 @@ def summary(result: Mapping[str, Any]) -> str:
         lines.append(f"{skipped['count']:,} bad rows left out, the first of them:")
         lines.extend(f"  {line}" for line in skipped["first"])
     return "\n".join(lines)
+
+
+def _added(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {key: sum(row[key] for row in rows) for key in ("tokens", "supervised_tokens")}

@@ -27,6 +27,7 @@ from handscroll.recipes.variant_run import Ended, Runner, train_apart
 from handscroll.recipes.variants import Choice, Variant, folder_name, make_variants, tokens_per_step
 from handscroll.text import Tokenizer
 from handscroll.text.formats import find_files
+from handscroll.training import OBJECTIVES
 
 RUNS, VARIANTS, TOKENIZERS, TOKENS = "runs", "variants", "tokenizers", "tokens"
 # So many runs are rarely meant.
@@ -146,7 +147,7 @@ def _share(job: Job, out: Path, watch: Watch) -> tuple[Recipe, Path]:
     source = recipe.model.model_dump(mode="json", by_alias=True) if isinstance(recipe.model, FromModel) else None
     try:
         if learns_tokenizer(recipe):
-            folder = out / TOKENIZERS / _digest(kind)
+            folder = out / TOKENIZERS / _digest([kind, OBJECTIVES[recipe.objective.name].needs.roles])
             if not folder.is_dir():
                 tokenizer = find_tokenizer(recipe, None, watch)
                 with replacing(folder) as draft:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from handscroll.text import Corpus, Located, Row, Tokenizer, chat_tokens, kind_of
-from handscroll.training import TokenRow
+from handscroll.training import OBJECTIVES, TokenRow
 
 # Characters that are encoded together: enough to keep all cores busy, few beside a training run's memory.
 BATCH = 1 << 19
@@ -34,10 +34,10 @@ def token_rows(
 ) -> Iterator[TokenRow]:
     """One token row per row of the corpus, in order; `watch` is called now and then as the corpus is read.
 
-    Texts are opened as the tokenizer says and closed by its end token. Under "sft" completions and conversations come
-    with their mask. A row that can't be learnt is an error that names its place, or is counted where the corpus skips
-    bad rows: one of another kind than the objective learns from, one that the chat template refuses, and under "sft"
-    one in which nothing is learnt. Raises ValueError if no row is left.
+    Texts are opened as the tokenizer says and closed by its end token, but for objectives that do so themselves. Under
+    "sft" completions and conversations come with their mask. A row that can't be learnt is an error that names its
+    place, or is counted where the corpus skips bad rows: one of another kind than the objective learns from, one that
+    the chat template refuses, and under "sft" one in which nothing is learnt. Raises ValueError if no row is left.
     """
     is_empty = True
     for batch in batches(corpus):
@@ -103,11 +103,12 @@ def _token_row(row: Row, ids: list[int] | None, tokenizer: Tokenizer, objective:
     if kind not in LEARNS[objective]:
         known = ", ".join(LEARNS[objective])
         raise ValueError(f"a row of kind {kind}, and {objective} learns from {known}: {WAY_OUT[kind]}")
-    begin, end = tokenizer.opening_ids, [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    is_bare = OBJECTIVES[objective].needs.room > 0
+    begin, end = frame(tokenizer, is_bare)
     if ids is not None:
         return TokenRow(np.array([*begin, *ids, *end], dtype=np.int64))
     if kind == "completion":
-        tokens, mask = completion_tokens(row, tokenizer)
+        tokens, mask = completion_tokens(row, tokenizer, is_bare)
     else:
         tokens, mask = chat_tokens(tokenizer, row["messages"], given=row.get("given", 0))
     if not tokens:
@@ -119,9 +120,16 @@ def _token_row(row: Row, ids: list[int] | None, tokenizer: Tokenizer, objective:
     return TokenRow(np.array(tokens, dtype=np.int64), np.array(mask, dtype=bool))
 
 
-def completion_tokens(row: Row, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+def frame(tokenizer: Tokenizer, is_bare: bool = False) -> tuple[list[int], list[int]]:
+    """What a text is opened and closed with."""
+    if is_bare:
+        return [], []
+    return tokenizer.opening_ids, [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+
+
+def completion_tokens(row: Row, tokenizer: Tokenizer, is_bare: bool = False) -> tuple[list[int], list[int]]:
     """A prompt and its completion as one text, the mask over what completes it, end token included."""
-    begin, end = tokenizer.opening_ids, [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    begin, end = frame(tokenizer, is_bare)
     ids, offsets = tokenizer.encode_with_offsets(row["prompt"] + row["completion"])
     border = len(row["prompt"])
     mask = [int(last > border) for _, last in offsets]

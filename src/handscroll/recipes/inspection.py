@@ -15,8 +15,9 @@ import numpy as np
 
 from handscroll.recipes.documents import batches, completion_tokens, tokenised
 from handscroll.recipes.events import Advance, Event, Finished
+from handscroll.recipes.made import Made, Piece, make
 from handscroll.text import Corpus, Located, Tokenizer, chat_tokens, kind_of, row_text
-from handscroll.training import TokenRow
+from handscroll.training import Objective, TokenRow
 
 # Of a longer row the middle is left out.
 HEAD, TAIL = 500, 200
@@ -30,23 +31,28 @@ class View(NamedTuple):
     mask: list[bool]
 
 
-class Piece(NamedTuple):
-    """Neighbouring tokens as text, all of them learnt or none."""
+class Hiding(NamedTuple):
+    """An objective that hides tokens, and the seed that it draws from."""
 
-    text: str
-    supervised: bool
+    objective: Objective
+    seed: int = 0
 
 
-def inspect(corpus: Corpus, tokenizer: Tokenizer | None, objective: str | None, rows: int) -> Iterator[Event]:
+def inspect(
+    corpus: Corpus, tokenizer: Tokenizer | None, objective: str | None, rows: int, hiding: Hiding | None = None
+) -> Iterator[Event]:
     """Reads the whole corpus; the result holds `rows` rows as pieces, and counts of all.
 
     Without an objective, texts are learnt whole, answers by themselves, and of a pair both answers are shown. Without
-    a tokenizer rows are plain text, and characters are counted. Raises ValueError as training does.
+    a tokenizer rows are plain text, and characters are counted. With `hiding`, that of `objective`, the rows that are
+    shown, cut where they are long, make a batch, and what is hidden is counted in these alone. Raises ValueError as
+    training does.
     """
     kinds: Counter[str] = Counter()
     shown: list[dict[str, Any]] = []
     tokens = supervised = characters = 0
     longest = (0, "")
+    first: list[tuple[Located, TokenRow]] = []
     for batch in batches(corpus):
         for located, views in _viewed(batch, corpus, tokenizer, objective):
             kinds[kind_of(located.row)] += 1
@@ -57,12 +63,20 @@ def inspect(corpus: Corpus, tokenizer: Tokenizer | None, objective: str | None, 
                 tokens += size
                 supervised += sum(sum(view.mask) for view in views)
             longest = max(longest, (size, located.place), key=lambda each: each[0])
-            if len(shown) < rows:
-                shown.append(_shown(located, views, tokenizer))
+            if len(shown) + len(first) < rows:
+                if hiding is None:
+                    shown.append(_shown(located, views, tokenizer))
+                else:
+                    first.append((located, TokenRow(np.array(views[0].ids[: HEAD + TAIL]))))
         yield Advance("reading", corpus.read / KILOBYTE, corpus.size / KILOBYTE, "kB")
     if not kinds:
         corpus.nothing("row that can be learnt")
+    if hiding is not None and tokenizer is not None and first:
+        made = make(hiding.objective, [row for _, row in first], tokenizer, hiding.seed)
+        shown = [_hidden(located, each) for (located, _), each in zip(first, made, strict=True)]
     counts = {"characters": characters} if tokenizer is None else {"tokens": tokens, "supervised_tokens": supervised}
+    if hiding is not None:
+        del counts["supervised_tokens"]
     skipped = corpus.skipped
     yield Finished(
         {
@@ -121,11 +135,22 @@ def _marked(row: TokenRow) -> View:
 def _shown(located: Located, views: Sequence[View], tokenizer: Tokenizer | None) -> dict[str, Any]:
     row: dict[str, Any] = {"place": located.place, "kind": kind_of(located.row)}
     if tokenizer is None:
-        return row | {"views": [[Piece(row_text(located.row)[: HEAD + TAIL], False)._asdict()]]}
+        return row | {"views": [[Piece(row_text(located.row)[: HEAD + TAIL], False).as_json()]]}
     return row | {
         "tokens": sum(len(view.ids) for view in views),
         "supervised_tokens": sum(sum(view.mask) for view in views),
-        "views": [[piece._asdict() for piece in _pieces(view, tokenizer)] for view in views],
+        "views": [[piece.as_json() for piece in _pieces(view, tokenizer)] for view in views],
+    }
+
+
+def _hidden(located: Located, made: Made) -> dict[str, Any]:
+    return {
+        "place": located.place,
+        "kind": kind_of(located.row),
+        "tokens": made.tokens,
+        "supervised_tokens": made.supervised,
+        "labels": made.labels,
+        "views": [[piece.as_json() for piece in made.pieces]],
     }
 
 

@@ -14,7 +14,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from handscroll.recipes.schema import VARIANTS, FromFolder, Recipe
+from handscroll.recipes.schema import OBJECTIVE_SECTIONS, VARIANTS, FromFolder, Recipe
+from handscroll.recipes.sections import Named
 from handscroll.recipes.values import Loader, parse_value
 
 Source = str | Path | Mapping[str, Any] | Recipe
@@ -42,6 +43,16 @@ def read_recipe(source: Source, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         raise ValueError("\n".join(f"{origin}: {mistake}" for mistake in _mistakes(error))) from None
+
+
+def read_objective(name: str, options: Mapping[str, Any]) -> Named:
+    """The section of an objective, apart from any recipe. ValueError for an unknown one, or an option it hasn't."""
+    if name not in OBJECTIVE_SECTIONS:
+        raise ValueError(f"objective {name} is unknown{_nearest(name, ', '.join(OBJECTIVE_SECTIONS))}")
+    try:
+        return OBJECTIVE_SECTIONS[name].model_validate_json(json.dumps({**options, "name": name}, default=str))
+    except ValidationError as error:
+        raise ValueError("\n".join(_mistakes(error, ("objective", name)))) from None
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -87,9 +98,9 @@ def _name_objective(content: dict[str, Any]) -> None:
         content["objective"] = {"name": content["objective"]}
 
 
-def _mistakes(error: ValidationError) -> Iterator[str]:
+def _mistakes(error: ValidationError, outer: tuple[str, ...] = ()) -> Iterator[str]:
     for each in error.errors(include_url=False):
-        place, sections = _place(each["loc"])
+        place, sections = _place((*outer, *each["loc"]))
         yield _worded(each["type"], ".".join(place), each.get("input"), each.get("ctx") or {}, sections)
 
 

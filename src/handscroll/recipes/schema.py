@@ -266,8 +266,8 @@ class Training(Section):
         return self
 
 
-# The tokenizer says how a batch is padded, and `train` how long it is.
-OBJECTIVE_SECTIONS = named_sections(OBJECTIVES, without=("pad_id", "window", "chunk"))
+# The tokenizer says how a batch is padded and which tokens hide others, and `train` how long it is.
+OBJECTIVE_SECTIONS = named_sections(OBJECTIVES, without=("pad_id", "window", "chunk", "vocabulary"))
 OPTIMIZER_SECTIONS = named_sections(OPTIMIZERS)
 SCHEDULE_SECTIONS = named_sections(SCHEDULES)
 

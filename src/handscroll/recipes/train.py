@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -31,7 +31,7 @@ from handscroll.recipes.reading import Source as RecipeSource
 from handscroll.recipes.reading import read_recipe, to_yaml
 from handscroll.recipes.schema import Data, FromFolder, FromModel, NewModel, NewTokenizer, Recipe
 from handscroll.recipes.schema import Evaluation as EvaluationSection
-from handscroll.recipes.sections import options_of
+from handscroll.recipes.sections import Named, options_of
 from handscroll.recipes.tensorboard import TENSORBOARD, TensorBoardLog
 from handscroll.text import Tokenizer
 from handscroll.text.files import write_files
@@ -47,6 +47,8 @@ from handscroll.training import (
     SkippedPositions,
     TokenRows,
     TrainOptions,
+    Vocabulary,
+    check_model,
     checkpoint,
     parallel,
 )
@@ -116,10 +118,25 @@ def run_prepared(
 
 
 def _objective(recipe: Recipe, tokenizer: Tokenizer) -> Objective:
-    kind = OBJECTIVES[recipe.objective.name]
-    objective = cast(Objective, options_of(recipe.objective, kind, pad_id=tokenizer.pad_id or 0))
+    objective = make_objective(recipe.objective, tokenizer, _origin(recipe))
     skip = recipe.train.skip_positions
     return objective if skip is None else SkippedPositions(objective, skip.to, skip.chunks)
+
+
+def make_objective(section: Named, tokenizer: Tokenizer, origin: str) -> Objective:
+    """With what it has to know of the tokenizer, that of `origin`. ValueError where this lacks a token."""
+    kind = OBJECTIVES[section.name]
+    given: dict[str, Any] = {"pad_id": tokenizer.pad_id or 0}
+    if kind.needs.roles:
+        given["vocabulary"] = Vocabulary.of(tokenizer, kind.needs.roles, section.name, origin)
+    return cast(Objective, options_of(section, kind, **given))
+
+
+def _origin(recipe: Recipe) -> str:
+    """Where the tokenizer comes from."""
+    if isinstance(recipe.tokenizer, FromFolder):
+        return recipe.tokenizer.source
+    return recipe.model.source if isinstance(recipe.model, FromModel) else str(Path(recipe.out) / TOKENIZER)
 
 
 def prepare(
@@ -146,7 +163,8 @@ def prepare(
     require(needed.total, f"training ({needed.describe()})", device)
     data, unseen = training_data(recipe, tokenizer, tokens, watch)
     check_enough(data, window)
-    sources = [PackedSource(rows, window, windows_per_batch, how.seed, how.micro_batches) for rows in data]
+    room = OBJECTIVES[recipe.objective.name].needs.room
+    sources = [PackedSource(rows, window, windows_per_batch, how.seed, how.micro_batches, room) for rows in data]
     weights = [part.weight for part in recipe.data.parts]
     source = sources[0] if len(sources) == 1 else MixedSource(sources, weights, how.seed)
     options = TrainOptions(
@@ -162,6 +180,7 @@ def prepare(
         precision=precision,
     )
     model, objective = _model(recipe, config).to(device), _objective(recipe, tokenizer)
+    check_model(objective, config)
     # Of no rows at all: the options alone may not fit the model.
     objective.prepare({"model": model}, (), torch.Generator())
     evaluation = _evaluation(recipe, unseen, window, windows_per_batch)
@@ -215,7 +234,8 @@ def _evaluation(recipe: Recipe, unseen: Sequence[TokenRows], window: int, window
     """All that isn't trained on, packed once, in batches of the size that training has."""
     if not unseen:
         return None
-    sources = [PackedSource(rows, window, windows_per_batch, recipe.train.seed) for rows in unseen]
+    room = OBJECTIVES[recipe.objective.name].needs.room
+    sources = [PackedSource(rows, window, windows_per_batch, recipe.train.seed, room=room) for rows in unseen]
     windows = [each for source in sources for each in source.epoch(0)]
     batches = [windows[first : first + windows_per_batch] for first in range(0, len(windows), windows_per_batch)]
     how = recipe.evaluation or EvaluationSection()
@@ -235,9 +255,13 @@ def find_tokenizer(recipe: Recipe, earlier: Path | None, watch: Watch) -> Tokeni
         return tokenizer
     if earlier is not None and (earlier / TOKENIZER).is_dir():
         return Tokenizer.load(earlier / TOKENIZER)
-    options = recipe.tokenizer or NewTokenizer()
-    texts = read_plainly(recipe.data, watch)
-    return Tokenizer.train(texts, options.vocab_size, kind=options.kind, han=options.han)
+    return learn_tokenizer(recipe.tokenizer or NewTokenizer(), recipe.data, recipe.objective.name, watch)
+
+
+def learn_tokenizer(options: NewTokenizer, data: Data, objective: str, watch: Watch = unwatched) -> Tokenizer:
+    """A new one, with the control tokens that the objective needs."""
+    texts, roles = read_plainly(data, watch), OBJECTIVES[objective].needs.roles
+    return Tokenizer.train(texts, options.vocab_size, kind=options.kind, han=options.han, roles=roles)
 
 
 def learns_tokenizer(recipe: Recipe) -> bool:

@@ -23,6 +23,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from handscroll.text.jieba_words import JiebaCutter
+from handscroll.text.roles import own_names
 
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 UNKNOWN = "<|unk|>"
@@ -47,7 +48,7 @@ class Scheme(NamedTuple):
     size: int  # of the vocabulary without `words`
 
 
-def scheme(kind: str, han: str | None, vocab_size: int, words: Sequence[str]) -> Scheme:
+def scheme(kind: str, han: str | None, vocab_size: int, words: Sequence[str], roles: tuple[str, ...] = ()) -> Scheme:
     """Checks what is asked for. `han` None is the first one that the kind allows."""
     if kind not in HANS:
         raise ValueError(f"kind is {kind!r}; it must be 'bpe' or 'wordpiece'")
@@ -55,7 +56,7 @@ def scheme(kind: str, han: str | None, vocab_size: int, words: Sequence[str]) ->
     if han is not None and han not in allowed:
         why = "; WordPiece cuts every Han character from its neighbours" if kind == "wordpiece" else ""
         raise ValueError(f"han is {han!r}; with kind={kind!r} it must be {' or '.join(map(repr, allowed))}{why}")
-    special = SPECIAL_TOKENS if kind == "bpe" else (*SPECIAL_TOKENS, UNKNOWN)
+    special = (*SPECIAL_TOKENS, *(() if kind == "bpe" else (UNKNOWN,)), *own_names(roles))
     letters, what = (256, "256 bytes") if kind == "bpe" else (64, "64 entries to learn")
     if vocab_size < letters + len(special) + len(words):
         raise ValueError(
@@ -67,10 +68,17 @@ def scheme(kind: str, han: str | None, vocab_size: int, words: Sequence[str]) ->
 
 
 def learn(
-    texts: Iterable[str], vocab_size: int, *, kind: str, han: str | None, words: Sequence[str], progress: bool
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    kind: str,
+    han: str | None,
+    words: Sequence[str],
+    roles: tuple[str, ...] = (),
+    progress: bool,
 ) -> str:
     """The tokenizer.json of a vocabulary of at most `vocab_size` entries."""
-    backend, while_learning, special_tokens, size = scheme(kind, han, vocab_size, words)
+    backend, while_learning, special_tokens, size = scheme(kind, han, vocab_size, words, roles)
     texts = refuse_empty(texts)
     if kind == "bpe":
         trainer: Any = trainers.BpeTrainer(

@@ -77,21 +77,22 @@ class Plan:
         return self.tokens / (len(self) * self.window)
 
 
-def pack(lengths: Sequence[int] | Integers, window: int, seed: int, epoch: int) -> Plan:
+def pack(lengths: Sequence[int] | Integers, window: int, seed: int, epoch: int, room: int = 0) -> Plan:
     """Put every token of every row into exactly one window, in few windows and in random order.
 
     Rows longer than the window are cut, at other places in every epoch. Rows of length 0 are left out.
+    `room` tokens are kept free beside each segment.
     """
-    if window < 1:
-        raise ValueError(f"window is {window} tokens; it must be at least 1")
+    if window < 1 + room:
+        raise ValueError(f"window is {window} tokens; it must be at least {1 + room}")
     if seed < 0 or epoch < 0:
         raise ValueError(f"seed is {seed} and epoch is {epoch}; neither may be negative")
     sizes = np.asarray(lengths, dtype=np.int64)
     if sizes.ndim != 1 or not sizes.sum() or sizes.min() < 0:
         raise ValueError("there is nothing to pack: lengths must be a list of numbers >= 0, not all of them 0")
     rng = np.random.default_rng([seed, epoch])
-    rows, starts, stops = _cut(sizes, window, rng)
-    windows = _best_fit(stops - starts, window, rng)
+    rows, starts, stops = _cut(sizes, window - room, rng)
+    windows = _best_fit(stops - starts + room, window, rng)
     count = int(windows.max()) + 1
     windows = rng.permutation(count)[windows]
     order = np.lexsort((rng.random(len(rows)), windows))

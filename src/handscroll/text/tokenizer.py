@@ -18,6 +18,7 @@ from handscroll.text.backends.fast import FastBackend
 from handscroll.text.backends.reading import read_backend, read_json
 from handscroll.text.files import write_files
 from handscroll.text.learning import SPECIAL_TOKENS, UNKNOWN, Han, Kind, learn
+from handscroll.text.roles import CONFIGURED, ROLES
 from handscroll.text.templates import DEFAULT_CHAT_TEMPLATE
 
 # How widely used checkpoints name the token that ends a turn; decoding stops at any of them.
@@ -54,6 +55,7 @@ class Tokenizer:
         kind: Kind = "bpe",
         han: Han | None = None,
         words: Sequence[str] = (),
+        roles: tuple[str, ...] = (),
         progress: bool = False,
     ) -> "Tokenizer":
         """Learn a vocabulary of at most `vocab_size` entries (fewer if the texts hold too few pairs to merge).
@@ -67,15 +69,16 @@ class Tokenizer:
         han="jieba" learns no entry that crosses the end of a Chinese word (see `jieba_words.py`).
 
         `words` are entries from the start and never cut, wherever they stand; they are plain text, no control tokens.
+        `roles` (`roles.py`) are further control tokens that it gets, such as ("mask", "cls", "sep").
         `progress` shows the library's own bars on a terminal's stderr.
         """
-        learnt = learn(texts, vocab_size, kind=kind, han=han, words=words, progress=progress)
-        return cls.learnt(learnt, kind)
+        learnt = learn(texts, vocab_size, kind=kind, han=han, words=words, roles=roles, progress=progress)
+        return cls.learnt(learnt, kind, roles)
 
     @classmethod
-    def learnt(cls, backend_json: str, kind: Kind) -> "Tokenizer":
+    def learnt(cls, backend_json: str, kind: Kind, roles: tuple[str, ...] = ()) -> "Tokenizer":
         """A vocabulary that was learnt here, with Handscroll's control tokens and chat template."""
-        return cls(FastBackend(backend_json), _own_config(kind))
+        return cls(FastBackend(backend_json), _own_config(kind, roles))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
@@ -134,6 +137,13 @@ class Tokenizer:
         """The control tokens, name -> id."""
         return dict(self.backend.special_tokens)
 
+    def role_id(self, role: str) -> int | None:
+        """The control token of a role (`roles.py`), as its config names it or vocabularies usually do; None: none."""
+        configured = self._named(f"{role}_token")
+        if configured is not None:
+            return configured
+        return next((self.special_tokens[name] for name in ROLES[role] if name in self.special_tokens), None)
+
     def id_of(self, name: str) -> int:
         """The id of one vocabulary entry, such as "<|user|>"."""
         if name not in self.backend.ids:
@@ -169,14 +179,17 @@ class Tokenizer:
         return None if name is None else self.backend.ids.get(str(name))
 
 
-def _own_config(kind: Kind) -> dict[str, Any]:
+def _own_config(kind: Kind, roles: tuple[str, ...]) -> dict[str, Any]:
+    configured = {f"{role}_token": ROLES[role][0] for role in roles if role in CONFIGURED}
+    others = [ROLES[role][0] for role in roles if role not in CONFIGURED]
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<|bos|>",
         "eos_token": "<|eos|>",
         "pad_token": "<|pad|>",
         **({"unk_token": UNKNOWN} if kind == "wordpiece" else {}),
-        "additional_special_tokens": list(SPECIAL_TOKENS[3:]),
+        **configured,
+        "additional_special_tokens": [*SPECIAL_TOKENS[3:], *others],
         "clean_up_tokenization_spaces": False,
         "model_max_length": 10**30,
         "chat_template": DEFAULT_CHAT_TEMPLATE,

@@ -18,6 +18,7 @@ is evaluated on and pass callbacks).
 
 To add an objective:
 1. write `objectives/NAME.py`: a frozen dataclass of at most ten options, its paper in the docstring;
+   `needs = Needs(...)` says what it asks of tokenizer, model and packing;
 2. `prepare(models, rows, rng)`: check the rows, add what must be computed first, or return them as they are;
 3. `make_batch(windows, rng)`: decide what is supervised, call `collate`, raise ValueError where nothing is;
 4. `loss(models, batch)`: return `Loss({name: Term(sum, count, weight)}, metrics)`; never divide;
@@ -29,7 +30,18 @@ from handscroll.training.batch import Batch, TokenRow, Window, collate
 from handscroll.training.evaluation import Evaluated, Evaluation
 from handscroll.training.loop import train
 from handscroll.training.mixture import MixedSource
-from handscroll.training.objectives import OBJECTIVES, SFT, CausalLM, Loss, Models, Objective, SkippedPositions, Term
+from handscroll.training.objectives import (
+    OBJECTIVES,
+    SFT,
+    CausalLM,
+    Loss,
+    Models,
+    Needs,
+    Objective,
+    SkippedPositions,
+    Term,
+    check_model,
+)
 from handscroll.training.optimizers import OPTIMIZERS, AdamWOptions, MuonOptions, OptimizerOptions
 from handscroll.training.progress import Progress
 from handscroll.training.schedule import SCHEDULES, Constant, Cosine, Schedule, WarmupStableDecay
@@ -37,6 +49,7 @@ from handscroll.training.sources import PackedSource, Source
 from handscroll.training.token_file import TokenFile
 from handscroll.training.token_rows import TokenList, TokenRows, TokenView
 from handscroll.training.trainer import Trainer, TrainOptions
+from handscroll.training.vocabulary import Vocabulary
 
 __all__ = [
     "OBJECTIVES",
@@ -54,6 +67,7 @@ __all__ = [
     "MixedSource",
     "Models",
     "MuonOptions",
+    "Needs",
     "Objective",
     "OptimizerOptions",
     "PackedSource",
@@ -69,8 +83,10 @@ __all__ = [
     "TokenView",
     "TrainOptions",
     "Trainer",
+    "Vocabulary",
     "WarmupStableDecay",
     "Window",
+    "check_model",
     "collate",
     "train",
 ]

@@ -9,10 +9,10 @@ Letters: B windows, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,15 +38,18 @@ Window = Sequence[TokenRow]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """int64 tokens and targets; the target of token t is the token after it, or IGNORE where nothing is supervised.
+    """int64 tokens and targets: what each place tells, or IGNORE where nothing is supervised.
 
-    `crossbatch`: which tokens look into other windows, and in which layers.
+    As collated that is the token after it. `crossbatch`: which tokens look into other windows, and in which layers.
+    `labels`: whatever else places tell, by name, (B, T) each with IGNORE where a place tells nothing: a pair's first
+    token whether its second text follows.
     """
 
     tokens_BT: Tensor
     layout: Layout
     targets_BT: Tensor
     crossbatch: Crossbatch | None = None
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def real_tokens(self) -> int:
@@ -62,16 +65,15 @@ class Batch:
         if self.tokens_BT.device == torch.device(device):
             return self
         layout = self.layout
-        moved = replace(
-            layout,
-            index_BT=layout.index_BT.to(device),
-            positions_BTP=layout.positions_BTP.to(device),
-            document_BT=layout.document_BT.to(device) if layout.document_BT is not None else None,
-        )
+        values = {each.name: getattr(layout, each.name) for each in fields(layout)}
+        del values["ends_BT"]  # read on the host
+        there: dict[str, Any] = {name: x.to(device) for name, x in values.items() if isinstance(x, Tensor)}
+        moved = replace(layout, **there)
         across = self.crossbatch
         if across is not None:
             across = Crossbatch(across.layers, across.asking_Q.to(device), across.visible_QS.to(device))
-        return Batch(self.tokens_BT.to(device), moved, self.targets_BT.to(device), across)
+        labels = {name: labels_BT.to(device) for name, labels_BT in self.labels.items()}
+        return Batch(self.tokens_BT.to(device), moved, self.targets_BT.to(device), across, labels)
 
 
 def collate(windows: Sequence[Window], pad_id: int, window: int | None = None) -> Batch:

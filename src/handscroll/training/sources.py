@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from handscroll.text.packing import pack
+from handscroll.text.packing import Plan, pack
 from handscroll.training.batch import TokenRow, Window
 from handscroll.training.token_rows import TokenList, TokenRows
 
@@ -48,7 +48,7 @@ class PackedSource:
     Order, cuts and packing of an epoch are a pure function of (seed, epoch, lengths); documents longer than `window`
     are cut, at other places in every epoch. Segments that have nothing to learn are left out: a single token, or a part
     of a chat that holds none of its answers. `accumulation` is how many micro batches a step has; each gets
-    `windows_per_batch` windows.
+    `windows_per_batch` windows. `room` is left for so many tokens that the objective adds to each segment.
     """
 
     def __init__(
@@ -58,8 +58,10 @@ class PackedSource:
         windows_per_batch: int,
         seed: int,
         accumulation: int = 1,
+        room: int = 0,
     ):
-        sizes = (("window", window, 2), ("windows_per_batch", windows_per_batch, 1), ("accumulation", accumulation, 1))
+        batch = ("windows_per_batch", windows_per_batch, 1)
+        sizes = (("window", window, 2 + room), batch, ("accumulation", accumulation, 1))
         for name, value, least in sizes:
             if value < least:
                 raise ValueError(f"{name}={value}: it must be at least {least}")
@@ -68,6 +70,7 @@ class PackedSource:
         self.windows_per_batch = windows_per_batch
         self.seed = seed
         self.accumulation = accumulation
+        self.room = room
         lengths_N = self.rows.lengths_N
         if not len(lengths_N) or lengths_N.max() < 2:
             raise ValueError(f"none of {len(lengths_N)} documents has 2 tokens or more: there is nothing to train on")
@@ -92,11 +95,16 @@ class PackedSource:
 
     def packed(self, epoch: int) -> int:
         """The windows that an epoch is packed into, those included of which nothing is learnt."""
-        return len(pack(self.rows.lengths_N, self.window, self.seed, epoch))
+        return len(self._packing(epoch))
 
     def identity(self) -> str:
         options = [self.window, self.windows_per_batch, self.seed, self.accumulation, self.rows.digest()]
+        if self.room:
+            options.append(self.room)
         return hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16]
+
+    def _packing(self, epoch: int) -> Plan:
+        return pack(self.rows.lengths_N, self.window, self.seed, epoch, self.room)
 
     def _window(self, plan: _Plan, place: int) -> Window:
         segments = range(plan.bounds[place], plan.bounds[place + 1])
@@ -105,7 +113,7 @@ class PackedSource:
     def _plan(self, epoch: int) -> _Plan:
         """The windows of an epoch. The last epoch is kept, for it is asked for again and again."""
         if self._epoch is None or self._epoch[0] != epoch:
-            plan = pack(self.rows.lengths_N, self.window, self.seed, epoch)
+            plan = self._packing(epoch)
             kept = self._teaches(plan.rows, plan.starts, plan.stops)
             before = np.concatenate([[0], np.cumsum(kept)])
             # Windows of which nothing is left have the bound of the window before.

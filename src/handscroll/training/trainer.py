@@ -19,7 +19,7 @@ from handscroll.training import checkpoint, parallel
 from handscroll.training.accumulation import Accumulator, Averages, Tally
 from handscroll.training.batch import Batch, Window
 from handscroll.training.mixture import MixedSource
-from handscroll.training.objectives import Models, Objective
+from handscroll.training.objectives import Models, Objective, check_model
 from handscroll.training.optimizers import AdamWOptions, OptimizerOptions, Optimizers
 from handscroll.training.precision import SMALLEST_SCALE, autocast, check_precision, loss_scaler
 from handscroll.training.randomness import generator, seeded
@@ -78,6 +78,7 @@ class Trainer:
             raise ValueError(
                 f"accumulation={options.accumulation} but the source has {source.accumulation}: make them equal"
             )
+        check_model(objective, models["model"].config)
         self.models, self.objective, self.source, self.options = models, objective, source, options
         self.micro_batches = parallel.share(options.accumulation)
         self.optimizers = Optimizers(models, options.optimizer)

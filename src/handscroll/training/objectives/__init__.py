@@ -9,11 +9,24 @@ To add one: write `objectives/NAME.py` with a frozen dataclass that has the thre
 the docstring, and one line in `OBJECTIVES`; the contract tests in `tests/training/` run over every entry.
 """
 
+from typing import Any
+
 from handscroll.training.objectives.causal_lm import CausalLM
-from handscroll.training.objectives.objective import Loss, Models, Objective, Term
+from handscroll.training.objectives.objective import Loss, Models, Needs, Objective, Term, check_model
 from handscroll.training.objectives.sft import SFT
 from handscroll.training.objectives.skipped_positions import SkippedPositions
 
-OBJECTIVES = {"causal_lm": CausalLM, "sft": SFT}
+OBJECTIVES: dict[str, type[Any]] = {"causal_lm": CausalLM, "sft": SFT}
 
-__all__ = ["OBJECTIVES", "SFT", "CausalLM", "Loss", "Models", "Objective", "SkippedPositions", "Term"]
+__all__ = [
+    "OBJECTIVES",
+    "SFT",
+    "CausalLM",
+    "Loss",
+    "Models",
+    "Needs",
+    "Objective",
+    "SkippedPositions",
+    "Term",
+    "check_model",
+]

@@ -48,11 +48,6 @@ class CausalLM(TokenLoss):
 def token_loss(models: Models, batch: Batch, chunk: int, options: TokenLoss) -> Loss:
     """The likelihood term that every next-token objective shares: supervised targets of `models["model"]`."""
     model, targets_BT = models["model"], batch.targets_BT
-    if model.config.mask == "bidirectional":
-        raise ValueError(
-            "this model's tokens see what comes after them (mask=bidirectional): they would see what they are to "
-            "predict; use mask=causal, or an objective that hides tokens"
-        )
     wanted_BQ = supervised_places(targets_BT)
     if wanted_BQ is not None:
         targets_BT = targets_BT.gather(1, wanted_BQ)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from handscroll.model import Transformer
+from handscroll.model import ModelConfig, Transformer
 from handscroll.training.batch import Batch, TokenRow, Window
 
 # The key "model" is the one that is trained; references, teachers and critics stand beside it under their own names.
@@ -36,6 +36,21 @@ class Loss(NamedTuple):
     metrics: Mapping[str, float]
 
 
+class Needs(NamedTuple):
+    """What an objective asks of tokenizer, model and packing: its class says it, whatever its options are.
+
+    `roles`: control tokens that it puts into texts (`text/roles.py`); with any of them it has a field `vocabulary`.
+    `masks`: the model's masks that it can train. `room`: tokens that it adds to each row, at most, for which windows
+    are packed with room; of such an objective rows come bare, without the tokenizer's own opening and end.
+    `is_shifted`: a place tells the token after it; else the one that stands, or is hidden, at the place itself.
+    """
+
+    roles: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ("causal", "prefix")
+    room: int = 0
+    is_shifted: bool = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenLoss:
     """Options of every objective that learns the next token.
@@ -43,6 +58,8 @@ class TokenLoss:
     `label_smoothing` spreads so much of each target over the vocabulary; `z_loss` is the weight of log^2 of the
     softmax's sum, which keeps logits from drifting (1e-4 in PaLM). The loss holds both; the metric "nll" neither.
     """
+
+    needs: ClassVar[Needs] = Needs()
 
     label_smoothing: float = 0.0
     z_loss: float = 0.0
@@ -57,6 +74,10 @@ class TokenLoss:
 class Objective(Protocol):
     """What to learn from rows. Methods do not mutate the objective; randomness comes from `rng` alone."""
 
+    @property
+    def needs(self) -> Needs:
+        """Of its class."""
+
     def prepare(self, models: Models, rows: Sequence[TokenRow], rng: torch.Generator) -> Sequence[TokenRow]:
         """The rows as they will be trained on, called once for each window's rows before they are collated.
 
@@ -69,3 +90,18 @@ class Objective(Protocol):
 
     def loss(self, models: Models, batch: Batch) -> Loss:
         """Sums and counts of one micro batch; the trainer divides."""
+
+
+# Why a mask can't be trained so, by the mask.
+WHY = {
+    "bidirectional": "this model's tokens see what comes after them: they would see what they are to predict",
+    "causal": "this model's tokens see only what comes before them, and what is hidden is to be told from both sides",
+    "prefix": "this model's tokens see both sides in a prefix alone, and what is hidden is to be told from both sides",
+}
+
+
+def check_model(objective: Objective, config: ModelConfig) -> None:
+    """ValueError for a model whose mask the objective can't train."""
+    if config.mask not in objective.needs.masks:
+        allowed = " or ".join(f"mask={mask}" for mask in objective.needs.masks)
+        raise ValueError(f"mask={config.mask}: {WHY[config.mask]}; use a model with {allowed}, or another objective")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from handscroll.training.batch import Batch, TokenRow, Window
-from handscroll.training.objectives.objective import Loss, Models, Objective
+from handscroll.training.objectives.objective import Loss, Models, Needs, Objective
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class SkippedPositions:
     def __post_init__(self) -> None:
         if self.chunks < 2:
             raise ValueError(f"chunks={self.chunks}: positions are skipped between chunks, so there must be 2 or more")
+
+    @property
+    def needs(self) -> Needs:
+        return self.objective.needs
 
     def prepare(self, models: Models, rows: Sequence[TokenRow], rng: torch.Generator) -> Sequence[TokenRow]:
         return self.objective.prepare(models, rows, rng)
