@@ -54,6 +54,25 @@ def test_smoothing_and_z_loss_equal_dense(options: dict[str, float]) -> None:
     torch.testing.assert_close(gradients(0.3 * fast.sum, hidden_NE, weight_VE), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 1e-2}], ids=str)
+def test_bias_equals_dense(options: dict[str, float]) -> None:
+    """Also where only the bias is trained, and in half precision, whose sum of many tokens is taken in float32."""
+    hidden_NE, weight_VE, targets_N = inputs()
+    bias_V = torch.randn(61, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    targets_N[::7] = IGNORE
+    fast = cross_entropy_sum(hidden_NE, weight_VE, targets_N, bias_V=bias_V, chunk=64, **options)
+    slow = cross_entropy_sum_dense(hidden_NE, weight_VE, targets_N, bias_V=bias_V, **options)
+    torch.testing.assert_close((fast.sum, fast.nll), (slow.sum, slow.nll), rtol=1e-6, atol=0)
+    expected = gradients(0.3 * slow.sum, hidden_NE, weight_VE, bias_V)
+    torch.testing.assert_close(gradients(0.3 * fast.sum, hidden_NE, weight_VE, bias_V), expected, rtol=1e-5, atol=1e-6)
+    frozen = cross_entropy_sum(hidden_NE.detach(), weight_VE.detach(), targets_N, bias_V=bias_V, **options)
+    torch.testing.assert_close(gradients(0.3 * frozen.sum, bias_V)[0], expected[2], rtol=1e-5, atol=1e-6)
+    low = [each.detach().bfloat16().requires_grad_() for each in (hidden_NE, weight_VE, bias_V)]
+    found = gradients(0.3 * cross_entropy_sum(*low[:2], targets_N, bias_V=low[2], chunk=8, **options).sum, low[2])[0]
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected[2], rtol=0.02, atol=0.05)
+
+
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2, "z_loss": 0.1}], ids=str)
 def test_closed_form_gradients_equal_finite_differences(options: dict[str, float]) -> None:
     hidden_NE, weight_VE, targets_N = inputs(tokens=5, vocabulary=7, width=3)

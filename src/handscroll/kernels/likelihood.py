@@ -12,8 +12,8 @@ Two terms may be added, and their gradients are closed forms of the same probabi
 - z-loss z (PaLM, arXiv 2204.02311, section 5; ST-MoE, arXiv 2202.08906): z log^2 Z, where log Z is the logarithm of the
   softmax's sum, keeps logits from drifting together; its gradient is 2 z log Z p.
 
-Knows nothing of batches or models: hidden states, a weight and targets come in, a sum and a count go out. Who divides
-by what is the trainer's business.
+Knows nothing of batches or models: hidden states, a weight, perhaps a bias, and targets come in, a sum and a count go
+out. Who divides by what is the trainer's business.
 
 Letters: N tokens of all rows together, E model width, V vocabulary, C tokens of one chunk.
 """
@@ -49,15 +49,16 @@ def cross_entropy_sum(
     weight_VE: Tensor,
     targets_N: Tensor,
     *,
+    bias_V: Tensor | None = None,
     chunk: int = CHUNK,
     ignore: int = IGNORE,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> Likelihood:
-    """Sum of -log softmax(hidden @ weight^T)[target] over the tokens whose target is not `ignore`.
+    """Sum of -log softmax(hidden @ weight^T + bias)[target] over the tokens whose target is not `ignore`.
 
-    Gradients reach `hidden_NE` and `weight_VE`. Products run in the inputs' dtype, softmax and sums in float32 or, of
-    float64, in that. With every target ignored the sum is 0, with zero gradients.
+    Gradients reach `hidden_NE`, `weight_VE` and `bias_V`. Products run in the inputs' dtype, softmax and sums in float32
+    or, of float64, in that. With every target ignored the sum is 0, with zero gradients.
     """
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: the loss needs at least 1 token at a time; 512 is a good size")
@@ -66,9 +67,10 @@ def cross_entropy_sum(
     if count < targets_N.numel():
         kept = supervised_N.nonzero()[:, 0]
         hidden_NE, targets_N = hidden_NE.index_select(0, kept), targets_N.index_select(0, kept)
-    differentiate = torch.is_grad_enabled() and (hidden_NE.requires_grad or weight_VE.requires_grad)
+    differentiable = any(each is not None and each.requires_grad for each in (hidden_NE, weight_VE, bias_V))
+    differentiate = torch.is_grad_enabled() and differentiable
     extra = Extra(label_smoothing, z_loss)
-    total, nll = _ChunkedCrossEntropy.apply(hidden_NE, weight_VE, targets_N, chunk, extra, differentiate)  # type: ignore[no-untyped-call]
+    total, nll = _ChunkedCrossEntropy.apply(hidden_NE, weight_VE, bias_V, targets_N, chunk, extra, differentiate)  # type: ignore[no-untyped-call]
     return Likelihood(total, count, nll)
 
 
@@ -77,12 +79,13 @@ def cross_entropy_sum_dense(
     weight_VE: Tensor,
     targets_N: Tensor,
     *,
+    bias_V: Tensor | None = None,
     ignore: int = IGNORE,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> Likelihood:
     """The slow reference of `cross_entropy_sum`: all logits at once, PyTorch's own loss."""
-    logits_NV = F.linear(hidden_NE, weight_VE)
+    logits_NV = F.linear(hidden_NE, weight_VE, bias_V)
     logits_NV = logits_NV.to(_exact(logits_NV))
     total = F.cross_entropy(logits_NV, targets_N, ignore_index=ignore, reduction="sum", label_smoothing=label_smoothing)
     total = total + z_loss * logits_NV[targets_N != ignore].logsumexp(-1).square().sum()
@@ -107,17 +110,25 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_NE: Tensor, weight_VE: Tensor, targets_N: Tensor, chunk: int, extra: Extra, differentiate: bool
+        ctx: Any,
+        hidden_NE: Tensor,
+        weight_VE: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        chunk: int,
+        extra: Extra,
+        differentiate: bool,
     ) -> tuple[Tensor, Tensor]:
         exact, (smoothing, z) = _exact(hidden_NE), extra
         total, nll = torch.zeros(2, dtype=exact, device=hidden_NE.device).unbind()
         # A low-precision model's chunks are summed in float32: many bfloat16 additions would lose the small ones.
         grad_weight_VE = torch.zeros_like(weight_VE, dtype=exact) if differentiate else None
         grad_hidden_NE = torch.empty_like(hidden_NE) if differentiate else None
+        grad_bias_V = torch.zeros_like(bias_V, dtype=exact) if differentiate and bias_V is not None else None
         for start in range(0, len(targets_N), chunk):
             rows = slice(start, start + chunk)
             hidden_CE, targets_C1 = hidden_NE[rows], targets_N[rows, None]
-            logits_CV = F.linear(hidden_CE, weight_VE).to(exact)
+            logits_CV = F.linear(hidden_CE, weight_VE, bias_V).to(exact)
             highest_C, target_C1 = logits_CV.amax(-1), logits_CV.gather(1, targets_C1)
             probs_CV = logits_CV.softmax(-1)
             # log Z = highest logit - log of its probability, which is never small: one pass of exponentials.
@@ -132,6 +143,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if smoothing:
                     grad_CV -= smoothing / grad_CV.shape[1]
                 grad_CV.scatter_add_(1, targets_C1, grad_CV.new_full(targets_C1.shape, smoothing - 1.0))
+                if grad_bias_V is not None:
+                    grad_bias_V += grad_CV.sum(0)
                 grad_CV = grad_CV.to(hidden_NE.dtype)
                 torch.mm(grad_CV, weight_VE, out=grad_hidden_NE[rows])
                 if grad_weight_VE.dtype == grad_CV.dtype:
@@ -139,11 +152,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 else:
                     grad_weight_VE += grad_CV.T @ hidden_CE
         if grad_weight_VE is not None:
-            ctx.save_for_backward(grad_hidden_NE, grad_weight_VE.to(weight_VE.dtype))
+            grad_bias_V = None if grad_bias_V is None or bias_V is None else grad_bias_V.to(bias_V.dtype)
+            ctx.save_for_backward(grad_hidden_NE, grad_weight_VE.to(weight_VE.dtype), grad_bias_V)
         ctx.mark_non_differentiable(nll)
         return total, nll
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
-        grad_hidden_NE, grad_weight_VE = ctx.saved_tensors
-        return grad_hidden_NE * grads[0], grad_weight_VE * grads[0], None, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_NE, weight_VE, bias_V = (None if each is None else each * grads[0] for each in ctx.saved_tensors)
+        return hidden_NE, weight_VE, bias_V, None, None, None, None

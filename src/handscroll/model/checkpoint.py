@@ -98,7 +98,7 @@ def load_model(
     with torch.device("meta"):
         model = Transformer(config, seed=None)
     tensors = family.unpack(read_weights(folder), config)
-    extra = _take_ignored(family, tensors)
+    extra = _take_ignored(family, model, tensors)
     tied_head = _take_tied_head(folder, family, config, tensors)
     names = _check_tensors(folder, family, model, tensors)
 
@@ -134,7 +134,7 @@ def load_shapes(folder: Path) -> Shapes:
         model = Transformer(config, seed=None)
     stored = read_shapes(folder)
     tensors = family.unpack(stored, config)
-    _take_ignored(family, tensors)
+    _take_ignored(family, model, tensors)
     if config.tied_embeddings:
         tensors.pop(family.file_name("head.weight"), None)
     names = _check_tensors(folder, family, model, tensors)
@@ -175,11 +175,11 @@ def save_model(
         config["dtype" if "dtype" in config else "torch_dtype"] = _named([dtype])
     config.update(extra_config or {})
     tensors = {family.file_name(name): tensor for name, tensor in model.state_dict().items()}
-    tensors = family.pack(tensors, model.config)
     if source is not None:
         tensors |= source.extra_tensors
-        if source.stores_tied_head and model.config.tied_embeddings:
-            tensors[family.file_name("head.weight")] = model.embedding.weight.detach().clone()
+    tensors = family.pack(tensors, model.config)
+    if source is not None and source.stores_tied_head and model.config.tied_embeddings:
+        tensors[family.file_name("head.weight")] = model.embedding.weight.detach().clone()
     with replacing(Path(folder)) as draft:
         write_weights(draft, tensors, shard_bytes)
         write_json(draft / CONFIG, config)
@@ -237,9 +237,11 @@ def _take_tied_head(folder: Path, family: Family, config: ModelConfig, tensors: 
     return True
 
 
-def _take_ignored(family: Family, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Takes out what can be derived and is no weight (mutates `tensors`)."""
-    return {name: tensors.pop(name) for name in list(tensors) if re.search(family.ignored, name)}
+def _take_ignored(family: Family, model: Transformer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Takes out what can be derived, or belongs to another head, and is no weight of the model (mutates `tensors`)."""
+    own = {family.file_name(name) for name in model.state_dict()}
+    spare = [name for name in tensors if re.search(family.ignored, name) and name not in own]
+    return {name: tensors.pop(name) for name in spare}
 
 
 def _check_tensors(folder: Path, family: Family, model: Transformer, found: Mapping[str, Tensor]) -> dict[str, str]:

@@ -54,20 +54,59 @@ class SinusoidalOptions(PositionOptions):
 class EmbeddingOptions:
     """What a token's vector is made of before the first layer.
 
-    `width`: of the table, which a matrix brings to the model's width where it differs (ALBERT, arXiv 1909.11942,
-    section 3.1). `segments`: how many kinds of token there are, each with a vector of its own (BERT). `norm`: whether
-    the sum is normalized.
+    `width`: of the table, which a matrix brings to the model's width (ALBERT, arXiv 1909.11942, section 3.1).
+    `segments`: how many kinds of token there are, each with a vector of its own (BERT); `tasks` alike (ERNIE 2.0, arXiv
+    1907.12412, section 3.2). `norm`: whether the sum is normalized.
     """
 
     width: int | None = None
     segments: int = 0
+    tasks: int = 0
     norm: bool = False
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
             raise ValueError(f"embedding width={self.width}: at least 1, or leave it out for the model's width")
-        if self.segments < 0:
-            raise ValueError(f"segments={self.segments}: how many kinds of token there are, 0 or more")
+        for name in ("segments", "tasks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: how many kinds of token there are, 0 or more")
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """What becomes of the last hidden states: each head has a kind of these, in `heads/`."""
+
+    def parameter_count(self, config: ModelConfig) -> int:
+        """Numbers in the head's weights, by formula."""
+        return 0
+
+
+@dataclass(frozen=True)
+class VocabularyOptions(HeadOptions):
+    """Heads that tell tokens: features, then a linear map to the vocabulary."""
+
+    @property
+    def has_bias(self) -> bool:
+        return False
+
+    def feature_width(self, config: ModelConfig) -> int:
+        """Of what the linear map reads; where it is tied, the embedding's."""
+        return config.width
+
+    def parameter_count(self, config: ModelConfig) -> int:
+        own = 0 if config.tied_embeddings else self.feature_width(config)
+        return config.vocab_size * (own + int(self.has_bias))
+
+
+@dataclass(frozen=True)
+class LmHeadOptions(VocabularyOptions):
+    """The next token's logits, straight from the hidden states."""
+
+    bias: bool = False
+
+    @property
+    def has_bias(self) -> bool:
+        return self.bias
 
 
 @dataclass(frozen=True)
@@ -81,6 +120,7 @@ class ModelConfig:
     `mask`: a token sees those before it (causal), all (bidirectional), or, in a prefix that the layout names, all of
     the prefix. `norm_placement`: where a block normalizes, as in `transformer.py`. `shared_layers`: all layers are one,
     applied `num_layers` times (ALBERT).
+    `tied_embeddings`: a head over the vocabulary has the embedding's matrix; other heads have none to share.
     The dropouts are shares that are dropped in training mode only: of attention weights, of what attention and
     feed-forward add to the residual stream, and of the embedding. They are no part of what the model computes.
     """
@@ -108,6 +148,7 @@ class ModelConfig:
     norm_placement: str = "pre"
     embedding: EmbeddingOptions = EmbeddingOptions()
     shared_layers: bool = False
+    head: HeadOptions = LmHeadOptions()
     tied_embeddings: bool = False
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
@@ -130,11 +171,13 @@ class ModelConfig:
         for name, known in (("mask", MASKS), ("norm_placement", PLACEMENTS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not known; known: {', '.join(known)}")
-        if self.tied_embeddings and self.embedding_width != self.width:
-            raise ValueError(
-                f"an embedding of width {self.embedding_width} can't be the head of a model of width {self.width}: "
-                "use tied_embeddings=False"
-            )
+        if self.tied_embeddings and isinstance(self.head, VocabularyOptions):
+            features = self.head.feature_width(self)
+            if features != self.embedding_width:
+                raise ValueError(
+                    f"an embedding of width {self.embedding_width} can't be the head's matrix, which reads {features} "
+                    "features: use tied_embeddings=False"
+                )
         for name in DROPOUTS:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: it is a share, from 0 to less than 1")

@@ -17,7 +17,7 @@ from handscroll.model.position.absolute import ADDED
 
 
 class Embedding(nn.Embedding):
-    """Tokens' table, and beside it what the config asks for: `positions`, `segments`, `norm`, `projection`."""
+    """Tokens' table, and beside it what the config asks for: `positions`, `segments`, `tasks`, `norm`, `projection`."""
 
     def __init__(self, config: ModelConfig):
         width, options = config.embedding_width, config.embedding
@@ -25,21 +25,23 @@ class Embedding(nn.Embedding):
         added = ADDED.get(type(config.position))
         self.positions = None if added is None else added(config.max_positions, width)
         self.segments = nn.Embedding(options.segments, width) if options.segments else None
+        self.tasks = nn.Embedding(options.tasks, width) if options.tasks else None
         self.norm = chosen("norm", config.norm, NORMS)(width, config.norm_eps) if options.norm else None
-        self.projection = nn.Linear(width, config.width) if width != config.width else None
+        self.projection = nn.Linear(width, config.width) if options.width is not None else None
         self.dropout = nn.Dropout(config.embedding_dropout)
 
     def embed(self, tokens_BT: Tensor, layout: Layout) -> tuple[Tensor, object | None]:
-        """(B, T) -> (B, T, E), and what the norm tells besides. Without segments in the layout all are of the first.
+        """(B, T) -> (B, T, E), and what the norm tells besides. Where the layout has no segments or tasks all are the
+        first.
 
         Raises ValueError for a position that has no vector.
         """
         x_BTE = self(tokens_BT)
         if self.positions is not None:
             x_BTE = x_BTE + self.positions.embed(layout).to(x_BTE.dtype)
-        if self.segments is not None:
-            first_E = self.segments.weight[0]
-            x_BTE = x_BTE + (first_E if layout.kinds_BT is None else self.segments(layout.kinds_BT))
+        for table, kinds_BT in ((self.segments, layout.kinds_BT), (self.tasks, layout.tasks_BT)):
+            if table is not None:
+                x_BTE = x_BTE + (table.weight[0] if kinds_BT is None else table(kinds_BT))
         aux = None
         if self.norm is not None:
             x_BTE, aux = self.norm(x_BTE, layout)

@@ -46,11 +46,10 @@ class Footprint:
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """Numbers in all weights; a tied head counts once."""
-    head = 0 if config.tied_embeddings else config.vocab_size * config.width
+    """Numbers in all weights; what a tied head shares with the embedding counts once."""
     final = _norm(config, config.width) if config.has_final_norm else 0
     vectors = _vectors_per_layer(config) * _own_layers(config) + final
-    return _embedding(config) + head + vectors + matrix_count(config)
+    return _embedding(config) + config.head.parameter_count(config) + vectors + matrix_count(config)
 
 
 def matrix_count(config: ModelConfig) -> int:
@@ -162,12 +161,12 @@ def _kept_of_feedforward(config: ModelConfig) -> int:
 
 
 def _embedding(config: ModelConfig) -> int:
-    """The tables of tokens, positions and segments, their norm, and the matrix and bias of another width."""
+    """The tables of tokens, positions, segments and tasks, their norm, and the matrix and bias of another width."""
     width = config.embedding_width
-    rows = config.vocab_size + config.embedding.segments
+    rows = config.vocab_size + config.embedding.segments + config.embedding.tasks
     rows += config.max_positions if isinstance(config.position, LearnedOptions) else 0
     norm = _norm(config, width) if config.embedding.norm else 0
-    projection = 0 if width == config.width else width * config.width + config.width
+    projection = 0 if config.embedding.width is None else width * config.width + config.width
     return rows * width + norm + projection
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from handscroll.model.config import RopeOptions
+from handscroll.model.heads import VocabularyHead
 from handscroll.model.norm import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ def initialize(model: Transformer, seed: int) -> None:
     |---|---|
     | embedding | normal, std 1: what a token is must not drown in what attention adds to it |
     | embedding that is the head too, of a model without a final norm | normal, std 1 / sqrt(width): logits have std 1 |
-    | positions, segments | normal, std 0.1: they tell a token's meaning apart, and don't drown it |
+    | positions, segments, tasks | normal, std 0.1: they tell a token's meaning apart, and don't drown it |
     | q, k, v, gate, up, head | normal, std 1 / sqrt(fan in) |
     | o, down | normal, std 1 / sqrt(fan in) / sqrt(2 * layers): the residual stream keeps its size (GPT-2) |
     | biases | 0 |
     | norm weights | 1; the last one 1 / sqrt(E) where the embedding is the head too, so that logits have std 1 |
+    | norm weight within a masked LM head | as the last one's: it stands before the embedding's matrix |
     | norm weights of queries and keys | 1: a score's std is then 1, whatever was projected |
     """
     generator = torch.Generator().manual_seed(seed)
@@ -52,6 +54,15 @@ def initialize(model: Transformer, seed: int) -> None:
             draw(module.weight, scale / math.sqrt(module.in_features))
             if module.bias is not None:
                 module.bias.zero_()
+        elif isinstance(module, VocabularyHead):
+            if module.weight is not None:
+                draw(module.weight, 1 / math.sqrt(module.weight.shape[1]))
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.LayerNorm):
+            is_scaled = config.tied_embeddings and config.has_final_norm
+            module.weight.fill_(1 / math.sqrt(len(module.weight)) if is_scaled else 1.0)
+            module.bias.zero_()
         elif isinstance(module, RMSNorm | LayerNorm):
             is_scaled = name == "norm" and config.tied_embeddings
             module.weight.fill_(1 / math.sqrt(config.width) if is_scaled else 1.0)

@@ -31,7 +31,7 @@ class Layout:
     padded on the right; a cache needs them. They are None for packed training windows, which no cache takes.
     `totals` (one per row): the length of each row's text where it is known that more of it follows.
     `prefix_BT`, (B, 1) or (B, T): under a prefix mask the index before which all tokens of a token's document are seen;
-    None: there is no prefix. `kinds_BT`: the segment of each token; None: all are of the first.
+    None: there is no prefix. `kinds_BT` and `tasks_BT`: the segment and the task of each token; None: all are of the first.
     `ends_BT` (on the host) is True at a token that ends a sentence or a paragraph; None where nobody said.
     """
 
@@ -45,6 +45,7 @@ class Layout:
     ends_BT: Tensor | None = None
     prefix_BT: Tensor | None = None
     kinds_BT: Tensor | None = None
+    tasks_BT: Tensor | None = None
 
     @classmethod
     def rows(
@@ -135,11 +136,19 @@ class Layout:
         document_BQ = None if self.document_BT is None else self.document_BT.gather(1, wanted_BQ)
         positions_BQP = pick(self.positions_BTP, wanted_BQ)
         index_BQ = self.index_BT.gather(1, wanted_BQ)
-        prefix_BQ, kinds_BQ = (
+        prefix_BQ, kinds_BQ, tasks_BQ = (
             None if x_BT is None else x_BT.expand_as(self.index_BT).gather(1, wanted_BQ)
-            for x_BT in (self.prefix_BT, self.kinds_BT)
+            for x_BT in (self.prefix_BT, self.kinds_BT, self.tasks_BT)
         )
-        return Layout(index_BQ, positions_BQP, document_BQ, self.capture, prefix_BT=prefix_BQ, kinds_BT=kinds_BQ)
+        return Layout(
+            index_BQ,
+            positions_BQP,
+            document_BQ,
+            self.capture,
+            prefix_BT=prefix_BQ,
+            kinds_BT=kinds_BQ,
+            tasks_BT=tasks_BQ,
+        )
 
 
 class Asking(NamedTuple):

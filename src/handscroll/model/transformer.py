@@ -6,10 +6,9 @@ Letters: B batch, T tokens, Q tokens of a row whose hidden states are wanted, E 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +17,7 @@ from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.embedding import Embedding
 from handscroll.model.families import Source
 from handscroll.model.feedforward import FEEDFORWARDS
+from handscroll.model.heads import VocabularyHead, make_head
 from handscroll.model.initialization import initialize
 from handscroll.model.layout import Asking, Layout, pick
 from handscroll.model.memory import Cache, Crossbatch, DirectMemory, LayerMemory
@@ -126,8 +126,7 @@ class Transformer(nn.Module):
         self.embedding = Embedding(config)
         self.layers = nn.ModuleList(Block(config) for _ in range(1 if config.shared_layers else config.num_layers))
         self.norm = chosen("norm", config.norm, NORMS)(config.width, config.norm_eps) if config.has_final_norm else None
-        if not config.tied_embeddings:
-            self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.head = make_head(config)
         self.activation_checkpointing = False
         self.source: Source | None = None
         if seed is not None:
@@ -141,12 +140,18 @@ class Transformer(nn.Module):
 
     @property
     def output_weight_VE(self) -> Tensor:
-        """The matrix that turns hidden states into logits: the embedding's own where they are tied."""
-        return self.embedding.weight if self.config.tied_embeddings else self.head.weight
+        """The matrix that turns the head's features into logits. ValueError for a head that tells no tokens."""
+        return self._vocabulary_head().matrix(self.embedding.weight)
 
-    def forward(self, tokens_BT: Tensor, layout: Layout | None = None, cache: Cache | None = None) -> Tensor:
-        """int64 (B, T) -> logits (B, T, V) in the model's dtype."""
-        return self.logits(self.hidden(tokens_BT, layout, cache).last_BTE)
+    @property
+    def output_bias_V(self) -> Tensor | None:
+        """What is added to the logits; None: nothing. ValueError for a head that tells no tokens."""
+        return self._vocabulary_head().bias
+
+    def forward(self, tokens_BT: Tensor, layout: Layout | None = None, cache: Cache | None = None) -> Any:
+        """int64 (B, T) -> what the head gives: of the vocabulary logits (B, T, V) in the model's dtype."""
+        layout = self._layout(tokens_BT, cache) if layout is None else layout
+        return self.head(self.hidden(tokens_BT, layout, cache).last_BTE, layout, self.embedding.weight)
 
     def hidden(
         self,
@@ -167,10 +172,7 @@ class Transformer(nn.Module):
                 f"this model's tokens see what comes after them (mask={self.config.mask}): it can't continue a text "
                 "that a cache remembers; let it read whole texts, without a cache"
             )
-        if layout is None:
-            batch, length = tokens_BT.shape
-            starts = cache.lengths if cache is not None else None
-            layout = Layout.rows([length] * batch, starts, device=tokens_BT.device)
+        layout = self._layout(tokens_BT, cache) if layout is None else layout
         dropout = self.config.attention_dropout if self.training else 0.0
         memories: Sequence[LayerMemory] = self._direct(layout, dropout) if cache is None else cache.layers
         # A cache is mutated by attention: a block that is recomputed would append its tokens twice.
@@ -213,6 +215,24 @@ class Transformer(nn.Module):
         }
         return [made[window] for window in windows]
 
+    def features(self, hidden_BTE: Tensor) -> Tensor:
+        """What `output_weight_VE` and `output_bias_V` make logits of, (..., E). ValueError as theirs."""
+        return self._vocabulary_head().features(hidden_BTE)
+
     def logits(self, hidden_BTE: Tensor) -> Tensor:
-        """(..., E) -> (..., V)."""
-        return F.linear(hidden_BTE, self.output_weight_VE)
+        """(..., E) -> (..., V). ValueError for a head that tells no tokens."""
+        return self._vocabulary_head().logits(hidden_BTE, self.embedding.weight)
+
+    def _layout(self, tokens_BT: Tensor, cache: Cache | None) -> Layout:
+        """Of full rows that continue those of the cache."""
+        batch, length = tokens_BT.shape
+        starts = cache.lengths if cache is not None else None
+        return Layout.rows([length] * batch, starts, device=tokens_BT.device)
+
+    def _vocabulary_head(self) -> VocabularyHead:
+        if not isinstance(self.head, VocabularyHead):
+            raise ValueError(
+                f"head={self.config.head!r} tells no tokens: generating and token likelihoods need a model with a head "
+                "over the vocabulary"
+            )
+        return self.head

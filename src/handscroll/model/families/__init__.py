@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from handscroll.model.config import ModelConfig
+from handscroll.model.families.albert import ALBERT
 from handscroll.model.families.baichuan import BAICHUAN, BAICHUAN_7B
+from handscroll.model.families.bert import BERT
+from handscroll.model.families.ernie import ERNIE
 from handscroll.model.families.family import Family, Source
 from handscroll.model.families.llama import LLAMA
 from handscroll.model.families.mistral import MISTRAL
@@ -26,6 +29,9 @@ FAMILIES = {
     "qwen3": QWEN3,
     "stablelm": STABLELM,
     "baichuan": BAICHUAN,
+    "bert": BERT,
+    "albert": ALBERT,
+    "ernie": ERNIE,
     "handscroll": NATIVE,
 }
 

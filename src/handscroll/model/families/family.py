@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handscroll.model.config import DROPOUTS, ModelConfig, PositionOptions
+from handscroll.model.config import DROPOUTS, HeadOptions, ModelConfig, PositionOptions
+from handscroll.model.families.heads import read_decoder_head, write_decoder_head
 from handscroll.model.families.rope import read_rope, sayable, write_rope
 from handscroll.model.families.values import checked
 from handscroll.model.families.windows import TYPES, Windows, read_none, write_none
@@ -40,6 +41,14 @@ def as_they_are(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str,
     return dict(tensors)
 
 
+def no_more(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+def write_no_more(config: dict[str, Any], model: ModelConfig) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Family:
     """One architecture. `read` and `write` are each other's inverse for every config that the family can express.
@@ -49,7 +58,8 @@ class Family:
     keys that may have one value only. `modules` gives the name in the file of a module of `Transformer`, {} standing
     for the layer's number; tensors whose name matches `ignored` can be derived and are no weights.
     `read_position` and `write_position` are a pair as in `rope.py`, `read_windows` and `write_windows` one as in
-    `windows.py`; `unpack` makes of a file's tensors those that
+    `windows.py`, `read_head` and `write_head` one as in `heads.py`; `read_slots` gives fields that follow from the others
+    or from several keys, and `write_slots` is its inverse; `unpack` makes of a file's tensors those that
     `modules` name, where several of them lie in one, and `pack` is its inverse.
     """
 
@@ -65,6 +75,10 @@ class Family:
     write_position: Callable[[dict[str, Any], PositionOptions], None] = write_rope
     read_windows: Callable[[Mapping[str, Any], int], Windows] = read_none
     write_windows: Callable[[dict[str, Any], Windows, int], None] = write_none
+    read_head: Callable[[Mapping[str, Any]], HeadOptions] = read_decoder_head
+    write_head: Callable[[dict[str, Any], HeadOptions, str], None] = write_decoder_head
+    read_slots: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] = no_more
+    write_slots: Callable[[dict[str, Any], ModelConfig], None] = write_no_more
     unpack: Callable[[Mapping[str, Tensor], ModelConfig], dict[str, Tensor]] = as_they_are
     pack: Callable[[Mapping[str, Tensor], ModelConfig], dict[str, Tensor]] = as_they_are
 
@@ -75,7 +89,9 @@ class Family:
         for name in self.keys:
             values[name] = self._value(name, config, values)
         values |= self.read_windows(config, values["num_layers"])._asdict()
-        return ModelConfig(position=self.read_position(config, values["max_positions"]), **values)
+        values |= self.read_slots(config, values)
+        position = self.read_position(config, values["max_positions"])
+        return ModelConfig(position=position, head=self.read_head(config), **values)
 
     def write(self, config: ModelConfig, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """`ModelConfig` to config.json. Every key of `base` stays as it is unless `config` says otherwise.
@@ -95,6 +111,9 @@ class Family:
         is_as_deep = len(result.get(TYPES) or ()) in (0, config.num_layers)
         if base is None or not is_as_deep or self.read_windows(result, config.num_layers) != windows:
             self.write_windows(result, windows, config.num_layers)
+        self.write_slots(result, config)
+        if base is None or self.read_head(result) != config.head:
+            self.write_head(result, config.head, self.architecture)
         written = self.read(result)
         # A dropout that the family has no key for is left out: without it the model computes the same.
         kept = [each.name for each in fields(config) if each.name not in DROPOUTS]

@@ -1,6 +1,7 @@
 """Llama (Llama 2, arXiv 2307.09288): grouped-query attention, RoPE, RMSNorm, SwiGLU; biases only where asked for."""
 
 from handscroll.model.families.family import Family
+from handscroll.model.families.heads import SCORE
 
 SIZES = {
     "vocab_size": "vocab_size",
@@ -29,6 +30,7 @@ MODULES = {
     "layers.{}.feedforward.down": "model.layers.{}.mlp.down_proj",
     "norm": "model.norm",
     "head": "lm_head",
+    **SCORE,
 }
 
 LLAMA = Family(

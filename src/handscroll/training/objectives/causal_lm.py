@@ -53,9 +53,10 @@ def token_loss(models: Models, batch: Batch, chunk: int, options: TokenLoss) -> 
         targets_BT = targets_BT.gather(1, wanted_BQ)
     hidden_BTE = model.hidden(batch.tokens_BT, batch.layout, wanted_BQ=wanted_BQ, crossbatch=batch.crossbatch).last_BTE
     total, count, nll = cross_entropy_sum(
-        hidden_BTE.flatten(0, 1),
+        model.features(hidden_BTE.flatten(0, 1)),
         model.output_weight_VE,
         targets_BT.flatten(),
+        bias_V=model.output_bias_V,
         chunk=chunk,
         label_smoothing=options.label_smoothing,
         z_loss=options.z_loss,
