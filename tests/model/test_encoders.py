@@ -1,4 +1,4 @@
-"""BERT, ALBERT and ERNIE against transformers: every class's numbers of padded rows with segments, and their folders."""
+"""BERT, ALBERT and ERNIE against transformers: every class's numbers of padded rows with segments, and folders."""
 
 from __future__ import annotations
 

@@ -122,6 +122,11 @@ MISTAKES = {
         "model: position='learnt' is not known; known: rope, linear, ntk, dynamic, yarn, llama3, longrope, alibi, "
         "dynamic_alibi, learned, sinusoidal, none, or {kind: one of them, ...}",
     ),
+    "unknown head": (
+        "model.head=mlm",
+        "model: head='mlm' is not known; known: lm, normalized, masked_lm, pretraining, sequence_classification, "
+        "token_classification, span, scalar, states, or {kind: one of them, ...}",
+    ),
     "unknown option of a position": (
         "model.position={kind: alibi, slope: 2}",
         "model: position alibi has no option 'slope': known are none",

@@ -1,6 +1,8 @@
 """The contract of every objective, and each one's loss against a loss written out by hand."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from handscroll.model import Transformer
+from handscroll.model.heads import LmHeadOptions, MaskedLmOptions, NormalizedHeadOptions, SpanOptions
 from handscroll.training import OBJECTIVES, SFT, Batch, CausalLM, Objective, TokenRow
 from handscroll.training.objectives.causal_lm import supervised_places
 from handscroll.training.objectives.objective import TokenLoss
@@ -184,3 +187,32 @@ def test_impossible_losses() -> None:
         CausalLM(label_smoothing=1.0)
     with pytest.raises(ValueError, match=r"z_loss=inf: a weight, 0 or more, such as 1e-4"):
         SFT(z_loss=float("inf"))
+
+
+@pytest.mark.parametrize("kind", [CausalLM, SFT])
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"mask": "bidirectional"}, "mask=bidirectional"),
+        ({"head": SpanOptions()}, r"head=SpanOptions\(\) tells no tok"),
+    ],
+)
+def test_a_model_that_tells_no_next_token(
+    kind: type[TokenLoss], changes: dict[str, Any], says: str, make_model: MakeModel
+) -> None:
+    model = make_model()
+    model = Transformer(dataclasses.replace(model.config, **changes))
+    with pytest.raises(ValueError, match=says):
+        kind().prepare({"model": model}, (), RNG)
+
+
+@pytest.mark.parametrize("head", [NormalizedHeadOptions(), MaskedLmOptions(), LmHeadOptions(bias=True)], ids=str)
+def test_every_head_over_the_vocabulary_is_trained(head: Any, make_model: MakeModel, make_rows: MakeRows) -> None:
+    """Against PyTorch's loss of the head's own logits."""
+    model = Transformer(dataclasses.replace(make_model().config, head=head))
+    batch = CausalLM(chunk=4).make_batch([make_rows(9)], RNG)
+    loss = CausalLM(chunk=4).loss({"model": model}, batch).terms["likelihood"]
+    expected = F.cross_entropy(model(batch.tokens_BT, batch.layout)[0], batch.targets_BT[0], reduction="sum")
+    torch.testing.assert_close(loss.sum, expected, rtol=1e-5, atol=0)
+    loss.sum.backward()
+    assert all(each.grad is not None and each.grad.any() for each in model.head.parameters())

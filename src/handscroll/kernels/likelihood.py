@@ -57,8 +57,8 @@ def cross_entropy_sum(
 ) -> Likelihood:
     """Sum of -log softmax(hidden @ weight^T + bias)[target] over the tokens whose target is not `ignore`.
 
-    Gradients reach `hidden_NE`, `weight_VE` and `bias_V`. Products run in the inputs' dtype, softmax and sums in float32
-    or, of float64, in that. With every target ignored the sum is 0, with zero gradients.
+    Gradients reach `hidden_NE`, `weight_VE` and `bias_V`. Products run in the inputs' dtype, softmax and sums in
+    float32 or, of float64, in that. With every target ignored the sum is 0, with zero gradients.
     """
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: the loss needs at least 1 token at a time; 512 is a good size")

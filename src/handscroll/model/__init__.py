@@ -4,9 +4,9 @@
 batch stands, and `memory.py` holds the protocol behind which every cache policy lives. `checkpoint.py` reads and writes
 Hugging Face folders; `footprint.py` says what a model, its training and its cache need before they are started.
 
-To add a variant of a slot (attention, position, norm, feed-forward):
+To add a variant of a slot (attention, position, norm, feed-forward, head):
 1. write one file with a class of the slot's contract, its paper in the docstring;
-2. add one line to the slot's dict (`POSITIONS`, `NORMS`, `FEEDFORWARDS`, `ATTENTIONS`);
+2. add one line to the slot's dict (`POSITIONS`, `NORMS`, `FEEDFORWARDS`, `ATTENTIONS`, `HEADS`);
 3. name it in `ModelConfig`; map its tensors and keys in `families/`;
 4. the contract tests in `tests/model/` run over every entry of the dict by themselves.
 """

@@ -19,14 +19,15 @@ SAMPLE = 256
 
 
 def shape_of(model: Transformer) -> dict[str, Any]:
-    """The config and the weights' type as JSON values; the kind of positions stands beside their options.
+    """The config and the weights' type as JSON values; kinds of positions and head stand beside their options.
 
     Without dropouts: a memory is the same whatever its model was trained with.
     """
-    position = {"kind": type(model.config.position).__name__} | asdict(model.config.position)
+    slots = {name: getattr(model.config, name) for name in ("position", "head")}
+    kinds = {name: {"kind": type(options).__name__} | asdict(options) for name, options in slots.items()}
     dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
     told = {key: value for key, value in asdict(model.config).items() if key not in DROPOUTS}
-    shape: dict[str, Any] = json.loads(json.dumps(told | {"position": position, "dtype": dtype}))
+    shape: dict[str, Any] = json.loads(json.dumps(told | kinds | {"dtype": dtype}))
     return shape
 
 

@@ -31,7 +31,7 @@ class Layout:
     padded on the right; a cache needs them. They are None for packed training windows, which no cache takes.
     `totals` (one per row): the length of each row's text where it is known that more of it follows.
     `prefix_BT`, (B, 1) or (B, T): under a prefix mask the index before which all tokens of a token's document are seen;
-    None: there is no prefix. `kinds_BT` and `tasks_BT`: the segment and the task of each token; None: all are of the first.
+    None: there is no prefix. `kinds_BT`, `tasks_BT`: the segment and the task of each token; None: all are the first.
     `ends_BT` (on the host) is True at a token that ends a sentence or a paragraph; None where nobody said.
     """
 

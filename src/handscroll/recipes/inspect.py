@@ -20,6 +20,8 @@ from handscroll.measure.results import policy_name
 from handscroll.model import ModelConfig
 from handscroll.model.checkpoint import Shapes, load_shapes, resolve
 from handscroll.model.free_memory import available_memory
+from handscroll.model.heads import HEAD_KINDS
+from handscroll.model.options import describe_options
 from handscroll.model.position import POSITION_KINDS, make_position
 from handscroll.recipes.placement import AUTO, chosen_device, chosen_dtype
 from handscroll.text import Tokenizer
@@ -106,6 +108,7 @@ def architecture(shapes: Shapes) -> dict[str, Any]:
         "feedforward": config.feedforward,
         "feedforward_width": config.feedforward_width,
         "biases": biases,
+        "head": describe_options(config.head, HEAD_KINDS),
         "tied_embeddings": config.tied_embeddings,
     }
 

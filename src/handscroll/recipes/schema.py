@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 from handscroll.model import ModelConfig, RopeOptions
 from handscroll.model.config import MASKS, PLACEMENTS, EmbeddingOptions, PositionOptions
 from handscroll.model.feedforward import FEEDFORWARDS, GATED
+from handscroll.model.heads import HEAD_KINDS
 from handscroll.model.norm import NORMS
 from handscroll.model.options import read_options
 from handscroll.model.position import POSITION_KINDS
@@ -83,6 +84,7 @@ class NewModel(Section):
     norm_placement: Literal[PLACEMENTS] = "pre"  # type: ignore[valid-type]
     embedding: NewEmbedding = NewEmbedding()  # type: ignore[valid-type]
     shared_layers: bool = False
+    head: str | dict[str, Any] = Field("lm", description=f"one of {', '.join(HEAD_KINDS)}, or {{kind: ...}}")
     position: str | dict[str, Any] = Field("rope", description=f"one of {', '.join(POSITION_KINDS)}, or {{kind: ...}}")
     rope_theta: float = Field(10000.0, gt=0)
 
@@ -122,6 +124,7 @@ class NewModel(Section):
             norm_placement=self.norm_placement,
             embedding=options_of(self.embedding, EmbeddingOptions),
             shared_layers=self.shared_layers,
+            head=read_options(self.head, HEAD_KINDS, "head"),
         )
 
     def _feedforward_width(self) -> int:

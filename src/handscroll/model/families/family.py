@@ -56,9 +56,10 @@ class Family:
     `keys` gives the config.json key of a `ModelConfig` field, widths before what follows from them, and `defaults` what
     transformers takes for a missing one; `fixed` are the fields that the architecture decides by itself, `required` the
     keys that may have one value only. `modules` gives the name in the file of a module of `Transformer`, {} standing
-    for the layer's number; tensors whose name matches `ignored` can be derived and are no weights.
+    for the layer's number; tensors whose name matches `ignored` can be derived, or
+    belong to another head, and are no weights.
     `read_position` and `write_position` are a pair as in `rope.py`, `read_windows` and `write_windows` one as in
-    `windows.py`, `read_head` and `write_head` one as in `heads.py`; `read_slots` gives fields that follow from the others
+    `windows.py`, `read_head` and `write_head` one as in `heads.py`; `read_slots` gives fields that follow from others
     or from several keys, and `write_slots` is its inverse; `unpack` makes of a file's tensors those that
     `modules` name, where several of them lie in one, and `pack` is its inverse.
     """

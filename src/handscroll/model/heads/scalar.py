@@ -1,4 +1,4 @@
-"""One number: how good a text is, as a reward model says it (arXiv 2203.02155, section 3.5), or a value at each token."""
+"""One number: how good a text is, in a reward model (arXiv 2203.02155, section 3.5), or a value at each token."""
 
 from __future__ import annotations
 
