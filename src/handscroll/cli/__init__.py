@@ -4,7 +4,7 @@
 - `decoding.py` the options of verbs that generate
 - `display.py` bars on a terminal, sparse lines elsewhere, JSON for scripts
 - one file a verb: `quickstart.py`, `data.py`, `tokenizer.py`, `train.py`, `compare.py`, `extend.py`, `inspect.py`,
-  `generate.py`, `chat.py`, `read.py`, `ask.py`, `evaluate.py`
+  `generate.py`, `chat.py`, `read.py`, `ask.py`, `embed.py`, `fill.py`, `evaluate.py`
 
 What it promises: results on stdout, and with `--json` nothing else there. Exit codes: 0 done, 1 failed while running,
 2 a mistake of the user's (one line, no traceback), 130 interrupted. `--help` answers at once: what a verb needs is
@@ -25,8 +25,10 @@ from handscroll.cli.ask import ask
 from handscroll.cli.chat import chat
 from handscroll.cli.commands import Commands, DottedCommand
 from handscroll.cli.compare import compare
+from handscroll.cli.embed import embed
 from handscroll.cli.evaluate import evaluate
 from handscroll.cli.extend import extend
+from handscroll.cli.fill import fill
 from handscroll.cli.generate import generate
 from handscroll.cli.inspect import inspect
 from handscroll.cli.processes import leaving_at_once
@@ -64,6 +66,8 @@ app.command("generate", cls=DottedCommand, short_help="Continue a text, or answe
 app.command("chat", cls=DottedCommand, short_help="Talk with a model, also about a document.")(chat)
 app.command("read", cls=DottedCommand, short_help="Read a text once and save the memory of it.")(read)
 app.command("ask", cls=DottedCommand, short_help="Answer questions about a text, or about a saved memory.")(ask)
+app.command("embed", short_help="Turn texts into vectors, and compare them.")(embed)
+app.command("fill", short_help="Fill in what is masked in a text.")(fill)
 app.command("eval", cls=DottedCommand, short_help="Compare ways of remembering on a model.")(evaluate)
 
 

@@ -83,6 +83,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     slots: list[tuple[Value, ...]] = [
         (name.replace("_", " "), _shown(value)) for name, value in found["architecture"].items() if value is not None
     ]
+    slots.append(("commands", ", ".join(found["commands"])))
     modules: list[tuple[Value, ...]] = [
         (
             each["kind"].removesuffix(".weight"),

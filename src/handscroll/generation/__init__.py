@@ -5,6 +5,7 @@
 - `options.py` how a token is picked (`Sampling`, frozen); `sampling.py` picks it, each row from a stream of its own;
   `logits/` holds what is done to logits, one file each, and its order; `seen.py` what rows have said
 - `beam_search.py` and `best_of.py` try several continuations of one prompt
+- `sentences.py` a text as one vector, of sentence encoders and any other model
 
 To add a way of picking tokens: see `logits/__init__.py`.
 """
@@ -14,6 +15,7 @@ from handscroll.generation.best_of import samples
 from handscroll.generation.engine import Emitted, Read, generate, read
 from handscroll.generation.options import Penalties, Sampling
 from handscroll.generation.sampling import Logprobs, Sampler
+from handscroll.generation.sentences import SentenceEncoder, SentenceOptions, read_sentence_options
 
 __all__ = [
     "BeamSearch",
@@ -24,8 +26,11 @@ __all__ = [
     "Read",
     "Sampler",
     "Sampling",
+    "SentenceEncoder",
+    "SentenceOptions",
     "beam_search",
     "generate",
     "read",
+    "read_sentence_options",
     "samples",
 ]

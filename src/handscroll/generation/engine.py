@@ -15,7 +15,8 @@ from torch import Tensor
 
 from handscroll.generation.options import Sampling
 from handscroll.generation.sampling import Logprobs, Sampler, logprobs_of
-from handscroll.model import Cache, Layout, Transformer
+from handscroll.model import Cache, Layout, ModelConfig, Transformer
+from handscroll.model.config import VocabularyOptions
 
 CHUNK = 4096
 
@@ -165,13 +166,23 @@ def step_on(model: Transformer, tokens: Sequence[int], cache: Cache, breaks: Seq
 
 
 def check_options(model: Transformer, sampling: Sampling, max_new_tokens: int, logprobs: int | None = None) -> None:
-    """ValueError for what is impossible, or impossible with this model's vocabulary."""
+    """ValueError for what is impossible, or impossible with this model."""
+    check_continues(model.config)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: at least 1")
     vocab_size = model.config.vocab_size
     sampling.check_tokens(vocab_size)
     if logprobs is not None and not 0 <= logprobs <= vocab_size:
         raise ValueError(f"logprobs={logprobs}: from 0 (the chosen token alone) to the vocabulary's {vocab_size}")
+
+
+def check_continues(config: ModelConfig) -> None:
+    """ValueError for a model that can't continue a text."""
+    if config.mask == "bidirectional" or not isinstance(config.head, VocabularyOptions):
+        raise ValueError(
+            f"this model continues no text: its mask is {config.mask} and its head {config.head!r}; use handscroll "
+            "embed for a text's vector, handscroll fill for what is hidden in it, or a causal model with head lm"
+        )
 
 
 def _ends(tokens_BT: Tensor, breaks: Sequence[int]) -> Tensor | None:
@@ -196,6 +207,7 @@ def _last_states(progress: Read, earlier_BE: Tensor | None) -> Tensor:
 
 
 def _check(prompts: Sequence[Sequence[int]], cache: Cache, model: Transformer) -> None:
+    check_continues(model.config)
     if len(prompts) != len(cache.lengths):
         raise ValueError(f"{len(prompts)} prompts for a cache of {len(cache.lengths)} rows: one prompt per row")
     for row, prompt in enumerate(prompts):

@@ -19,8 +19,10 @@ from handscroll.kvcache.plan import Text
 from handscroll.measure.results import policy_name
 from handscroll.model import ModelConfig
 from handscroll.model.checkpoint import Shapes, load_shapes, resolve
+from handscroll.model.config import VocabularyOptions
+from handscroll.model.footprint import encoding_bytes
 from handscroll.model.free_memory import available_memory
-from handscroll.model.heads import HEAD_KINDS
+from handscroll.model.heads import HEAD_KINDS, MaskedLmOptions
 from handscroll.model.options import describe_options
 from handscroll.model.position import POSITION_KINDS, make_position
 from handscroll.recipes.placement import AUTO, chosen_device, chosen_dtype
@@ -61,9 +63,14 @@ def inspect_model(
     context = need.context or shapes.config.max_positions
     text = Text(context, need.batch, loaded, CHUNK, place.type != "cpu")
     chosen = policies or [make_policy(name) for name in POLICIES]
+    if continues(shapes.config) or policies:
+        memory = [_memory(policy, shapes.config, text) for policy in chosen]
+    else:
+        memory = [_without_cache(shapes.config, text)]
     return {
         "model": str(folder_or_id),
         "architecture": architecture(shapes),
+        "commands": commands(shapes.config),
         "parameters": sum(each.numel() for each in shapes.parameters.values()),
         "kinds": kinds(shapes),
         "dtype": sorted({_name(each.dtype) for each in shapes.parameters.values()}),
@@ -75,7 +82,7 @@ def inspect_model(
         "loaded_dtype": _name(loaded),
         "weights_bytes": weights,
         "free_bytes": available_memory(place),
-        "memory": [_memory(policy, shapes.config, text) for policy in chosen],
+        "memory": memory,
     }
 
 
@@ -113,6 +120,19 @@ def architecture(shapes: Shapes) -> dict[str, Any]:
     }
 
 
+def commands(config: ModelConfig) -> list[str]:
+    """What such a model can be used with."""
+    if continues(config):
+        return ["generate", "chat", "read", "ask", "eval", "train", "extend"]
+    fills = isinstance(config.head, MaskedLmOptions) and config.mask == "bidirectional"
+    return ["fill", "embed"] if fills else ["embed"]
+
+
+def continues(config: ModelConfig) -> bool:
+    """Whether it can go on with a text, token by token."""
+    return config.mask == "causal" and isinstance(config.head, VocabularyOptions)
+
+
 def kinds(shapes: Shapes) -> list[dict[str, Any]]:
     """Parameters by module; those of a block's modules stand in every layer."""
     found: dict[str, dict[str, Any]] = {}
@@ -137,8 +157,16 @@ def tokenizer_summary(folder: Path) -> dict[str, Any] | None:
     }
 
 
+def _without_cache(config: ModelConfig, text: Text) -> dict[str, Any]:
+    activations = encoding_bytes(config, text.tokens * text.rows, text.dtype).activations
+    return {"policy": "none: whole texts at once", "device_bytes": activations, "host_bytes": 0, "on_disk": False}
+
+
 def _memory(policy: Policy, config: ModelConfig, text: Text) -> dict[str, Any]:
     name = policy_name(describe(policy))
+    if config.mask != "causal":
+        why = f"this model's tokens see what comes after them (mask={config.mask}): no cache can continue their text"
+        return {"policy": name, "refused": why}
     try:
         # What a policy refuses of this model, it refuses when it is started.
         policy.start(config, make_position(config), text.rows)
