@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import weakref
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from handscroll.model import Layout, ModelConfig, Transformer
 from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.footprint import (
     DoesNotFit,
     Footprint,
+    encoding_bytes,
     kv_bytes,
     matrix_count,
     parameter_count,
@@ -230,3 +234,39 @@ def test_available_memory_of_a_container(files: dict[str, str], expected: int, t
 
 def test_elsewhere_the_machine_is_asked(tmp_path: Path) -> None:
     assert available_memory(root=tmp_path) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+class Living(TorchDispatchMode):
+    """The largest number of bytes that tensors made under it had at one time; views share their storage."""
+
+    def __init__(self, without: set[int]) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.without, self.tensors = without, Counter[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self.without:
+                place, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+                self.now += 0 if self.tensors[place] else size
+                self.most = max(self.most, self.now)
+                self.tensors[place] += 1
+                weakref.finalize(tensor, self._freed, place, size)
+        return result
+
+    def _freed(self, place: int, size: int) -> None:
+        self.tensors[place] -= 1
+        self.now -= 0 if self.tensors[place] else size
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm_placement": "post", "norm": "layer", "feedforward": "gelu"}], ids=str)
+@pytest.mark.parametrize("feedforward_width", [64, 512])
+def test_what_reading_without_a_cache_holds(changes: dict[str, Any], feedforward_width: int) -> None:
+    """The estimate is what is measured, within a fifth."""
+    config = dataclasses.replace(CONFIG, feedforward_width=feedforward_width, mask="bidirectional", **changes)
+    model = Transformer(config).requires_grad_(False)
+    own = {each.untyped_storage().data_ptr() for each in model.parameters()}
+    with torch.inference_mode(), Living(own) as living:
+        model.hidden(torch.zeros(4, 256, dtype=torch.int64), Layout.rows([256] * 4))
+    assert encoding_bytes(config, 1024).activations == pytest.approx(living.most, rel=0.2)
