@@ -12,9 +12,12 @@ import torch
 import handscroll
 from handscroll.cli import main
 from handscroll.model import ModelConfig, Transformer
+from handscroll.model.config import EmbeddingOptions, LearnedOptions
+from handscroll.model.heads import MaskedLmOptions
 from handscroll.text import Tokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog. 天地玄黄，宇宙洪荒。 " * 40
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "sleeps", ".", "天"]
 
 
 class Ran(NamedTuple):
@@ -74,6 +77,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved") / "model"
     handscroll.save(Transformer(config, seed=4), tokenizer, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a new BERT with a vocabulary of its own, for reading only."""
+    path = tmp_path_factory.mktemp("encoder")
+    (path / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    config = ModelConfig(
+        vocab_size=len(WORDS),
+        width=16,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=2,
+        head_width=8,
+        feedforward_width=24,
+        max_positions=24,
+        position=LearnedOptions(),
+        norm="layer",
+        feedforward="gelu",
+        qkv_bias=True,
+        output_bias=True,
+        feedforward_bias=True,
+        mask="bidirectional",
+        norm_placement="post",
+        embedding=EmbeddingOptions(segments=2, norm=True),
+        head=MaskedLmOptions(),
+        tied_embeddings=True,
+    )
+    handscroll.save(Transformer(config, seed=3), Tokenizer.load(path), path / "model")
+    return path / "model"
 
 
 @pytest.fixture

@@ -89,13 +89,17 @@ RUN = [command for command in COMMANDS if reason_not_to_run(command) is None]
 
 
 @pytest.fixture(scope="session")
-def named(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def named(folder: Path, encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the commands name."""
     place = tmp_path_factory.mktemp("named")
     (place / "examples").symlink_to(ROOT / "examples")
     for model in ("quickstart/model", "runs/pretrain/model", "runs/chat/model", "runs/continue/model"):
         shutil.copytree(folder, place / model)
+    shutil.copytree(folder, place / "runs/normalized/model")
+    for model in ("bert", "minilm"):
+        shutil.copytree(encoder_folder, place / model)
     shutil.copytree(folder, place / "novel-tokenizer")
+    (place / "sentences.txt").write_text("A cat sleeps.\nStocks fell.\n", encoding="utf-8")
     (place / "books").mkdir()
     for name in ("book.txt", "novel.txt", "books/first.txt", "books/second.md"):
         (place / name).write_text("The quick brown fox jumps over the lazy dog. 天地玄黄。 " * 20, encoding="utf-8")

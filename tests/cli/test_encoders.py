@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,43 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import handscroll
-from handscroll.model import ModelConfig, Transformer
-from handscroll.model.config import EmbeddingOptions, LearnedOptions
-from handscroll.model.heads import MaskedLmOptions
-from handscroll.text import Tokenizer
-
 Run = Callable[..., Any]
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "sleeps", ".", "天"]
 
 
 @pytest.fixture
-def encoder(tmp_path: Path) -> str:
-    """The folder of a new BERT with a vocabulary of its own."""
-    (tmp_path / "words").mkdir()
-    (tmp_path / "words/vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
-    config = ModelConfig(
-        vocab_size=len(WORDS),
-        width=16,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=2,
-        head_width=8,
-        feedforward_width=24,
-        max_positions=12,
-        position=LearnedOptions(),
-        norm="layer",
-        feedforward="gelu",
-        qkv_bias=True,
-        output_bias=True,
-        feedforward_bias=True,
-        mask="bidirectional",
-        norm_placement="post",
-        embedding=EmbeddingOptions(segments=2, norm=True),
-        head=MaskedLmOptions(),
-        tied_embeddings=True,
-    )
-    handscroll.save(Transformer(config, seed=3), Tokenizer.load(tmp_path / "words"), tmp_path / "encoder")
+def encoder(encoder_folder: Path, tmp_path: Path) -> str:
+    shutil.copytree(encoder_folder, tmp_path / "encoder")
     return "encoder"
 
 
@@ -56,9 +26,9 @@ def test_vectors_as_json_and_in_a_file(run: Run, encoder: str) -> None:
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
     assert [each["text"] for each in found["texts"]][:3] == ["a cat", "a cat sleeps.", "a cat"]
-    assert [each["tokens"] for each in found["texts"]] == [4, 6, 4, 12]
+    assert [each["tokens"] for each in found["texts"]] == [4, 6, 4, 24]
     assert [each["truncated"] for each in found["texts"]] == [False, False, False, True]
-    assert "cut after 12 tokens: 1 of 4 texts" in ran.err
+    assert "cut after 24 tokens: 1 of 4 texts" in ran.err
     vectors_NE = np.load("vectors.npy")
     assert (vectors_NE.dtype, vectors_NE.shape) == (np.float32, (4, 16))
     np.testing.assert_allclose(vectors_NE, [each["embedding"] for each in found["texts"]], atol=1e-6)
@@ -91,7 +61,7 @@ def test_an_encoder_is_inspected(run: Run, encoder: str) -> None:
     assert found["architecture"]["head"] == {"kind": "masked_lm", "activation": "gelu"}
     assert found["commands"] == ["fill", "embed"]
     assert [each["policy"] for each in found["memory"]] == ["none: whole texts at once"]
-    assert found["memory"][0]["device_bytes"] == 12 * (3 * 16 + 4 * 16) * 4
+    assert found["memory"][0]["device_bytes"] == 24 * (3 * 16 + 4 * 16) * 4
     asked = json.loads(run("inspect", encoder, "--cache", "full", "--json").out)
     assert "no cache can continue their text" in asked["memory"][0]["refused"]
     assert json.loads(run("inspect", "model", "--json").out)["commands"][:2] == ["generate", "chat"]
