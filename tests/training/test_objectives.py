@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from handscroll.model import Transformer
 from handscroll.model.heads import LmHeadOptions, MaskedLmOptions, NormalizedHeadOptions, SpanOptions
-from handscroll.training import OBJECTIVES, SFT, Batch, CausalLM, Objective, TokenRow
+from handscroll.training import OBJECTIVES, SFT, Batch, CausalLM, Objective, TokenRow, check_model
 from handscroll.training.objectives.causal_lm import supervised_places
 from handscroll.training.objectives.objective import TokenLoss
 
@@ -200,10 +200,9 @@ def test_impossible_losses() -> None:
 def test_a_model_that_tells_no_next_token(
     kind: type[TokenLoss], changes: dict[str, Any], says: str, make_model: MakeModel
 ) -> None:
-    model = make_model()
-    model = Transformer(dataclasses.replace(model.config, **changes))
+    config = dataclasses.replace(make_model().config, **changes)
     with pytest.raises(ValueError, match=says):
-        kind().prepare({"model": model}, (), RNG)
+        check_model(kind(), config)
 
 
 @pytest.mark.parametrize("head", [NormalizedHeadOptions(), MaskedLmOptions(), LmHeadOptions(bias=True)], ids=str)

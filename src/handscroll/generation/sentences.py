@@ -105,19 +105,19 @@ class SentenceEncoder:
     def _framed(self, text: str, number: int) -> list[int]:
         if not text.strip():
             raise ValueError(f"text {number} is empty: give at least one character")
-        return framed(self.tokenizer, text.lower() if self.options.lower_case else text)
+        return framed(self.model, self.tokenizer, text.lower() if self.options.lower_case else text)
 
     def _cut(self, ids: list[int]) -> list[int]:
         """The first tokens, and the one that ends every text."""
         if len(ids) <= self.max_length:
             return ids
-        last = ids[-1:] if _frame(self.tokenizer) is not None else []
+        last = ids[-1:] if _frame(self.model, self.tokenizer) is not None else []
         return ids[: self.max_length - len(last)] + last
 
 
-def framed(tokenizer: Tokenizer, text: str, *, special: bool = False) -> list[int]:
+def framed(model: Transformer, tokenizer: Tokenizer, text: str, *, special: bool = False) -> list[int]:
     """An encoder's text stands between two control tokens; a decoder's begins as its tokenizer says."""
-    ids, frame = tokenizer.encode(text, special=special), _frame(tokenizer)
+    ids, frame = tokenizer.encode(text, special=special), _frame(model, tokenizer)
     return [*tokenizer.opening_ids, *ids] if frame is None else [frame[0], *ids, frame[1]]
 
 
@@ -161,11 +161,10 @@ def _pooling(path: Path) -> str:
     return known[asked[0]]
 
 
-def _frame(tokenizer: Tokenizer) -> tuple[int, int] | None:
+def _frame(model: Transformer, tokenizer: Tokenizer) -> tuple[int, int] | None:
     """What stands before and after a text of an encoder."""
-    if tokenizer.cls_id is None or tokenizer.sep_id is None:
-        return None
-    return tokenizer.cls_id, tokenizer.sep_id
+    first, last = tokenizer.role_id("cls"), tokenizer.role_id("sep")
+    return None if model.config.mask != "bidirectional" or first is None or last is None else (first, last)
 
 
 def _read(path: Path) -> Any:

@@ -27,11 +27,10 @@ def check_fills(model: Transformer, tokenizer: Tokenizer) -> int:
             f"this model fills no masks: its mask is {model.config.mask} and its head {model.config.head!r}; choose a "
             "folder of a ...ForMaskedLM or ...ForPreTraining, such as BERT's"
         )
-    if tokenizer.mask_id is None:
-        raise ValueError(
-            "this model's tokenizer names no mask_token: use the tokenizer that the model was trained with"
-        )
-    return tokenizer.mask_id
+    mask = tokenizer.role_id("mask")
+    if mask is None:
+        raise ValueError("this model's tokenizer has no mask: use the tokenizer that the model was trained with")
+    return mask
 
 
 def fill(model: Transformer, tokenizer: Tokenizer, text: str, top: int = 5) -> list[list[Guess]]:
@@ -43,10 +42,10 @@ def fill(model: Transformer, tokenizer: Tokenizer, text: str, top: int = 5) -> l
     mask = check_fills(model, tokenizer)
     if not 1 <= top <= model.config.vocab_size:
         raise ValueError(f"top={top}: from 1 to the vocabulary's {model.config.vocab_size}")
-    ids = framed(tokenizer, text, special=True)
+    ids = framed(model, tokenizer, text, special=True)
     places = [place for place, id_ in enumerate(ids) if id_ == mask]
     if not places:
-        name = tokenizer.backend.decode([mask], skip_special=False)
+        name = tokenizer.decode([mask])
         raise ValueError(f"the text has no {name}: write {name} where a token is to be filled in")
     if len(ids) > model.config.max_positions:
         raise ValueError(
@@ -65,8 +64,9 @@ def fill(model: Transformer, tokenizer: Tokenizer, text: str, top: int = 5) -> l
 
 def filled(tokenizer: Tokenizer, text: str, guesses: list[list[Guess]]) -> str:
     """The text with the likeliest token in the place of each mask; a part of a word joins the one before it."""
-    assert tokenizer.mask_id is not None
-    name = tokenizer.backend.decode([tokenizer.mask_id], skip_special=False)
+    mask = tokenizer.role_id("mask")
+    assert mask is not None
+    name = tokenizer.decode([mask])
     for best, *_ in guesses:
         before, _, after = text.partition(name)
         is_part = best.text.startswith("##")

@@ -107,7 +107,7 @@ def architecture(shapes: Shapes) -> dict[str, Any]:
         "position": next(name for name, kind in POSITION_KINDS.items() if kind is type(config.position)),
         "position_options": position,
         "mask": config.mask,
-        "embedding": asdict(config.embedding),
+        "embedding": {key: value for key, value in asdict(config.embedding).items() if value is not None},
         "shared_layers": config.shared_layers,
         "norm": config.norm,
         "norm_placement": config.norm_placement,

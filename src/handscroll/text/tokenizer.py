@@ -41,8 +41,6 @@ class Tokenizer:
         self.eos_id = self._named("eos_token")
         self.pad_id = self._named("pad_token")
         self.unknown_id = self._named("unk_token")
-        # Of encoders: what opens and ends each text, and what stands for a hidden token.
-        self.cls_id, self.sep_id, self.mask_id = (self._named(f"{name}_token") for name in ("cls", "sep", "mask"))
         turns = [backend.ids[name] for name in END_OF_TURN if name in backend.ids]
         eos = [] if self.eos_id is None else [self.eos_id]
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys([*eos, *turns, *stop_ids]))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from handscroll.kernels.likelihood import CHUNK, IGNORE, cross_entropy_sum
-from handscroll.model.config import ModelConfig, VocabularyOptions
 from handscroll.training.batch import Batch, TokenRow, Window, collate
 from handscroll.training.objectives.objective import Loss, Models, Term, TokenLoss
 
@@ -30,12 +29,10 @@ class CausalLM(TokenLoss):
     chunk: int = CHUNK
 
     def prepare(self, models: Models, rows: Sequence[TokenRow], rng: torch.Generator) -> Sequence[TokenRow]:
-        """The rows without their masks. Raises ValueError for a row of one token: it has no next one; and for a model
-        that can't tell next tokens."""
+        """The rows without their masks. Raises ValueError for a row of one token: it has no next one."""
         for row in rows:
             if len(row.ids) < 2:
                 raise ValueError(f"a row of {len(row.ids)} tokens has no next token to learn: leave it out")
-        check_predicts(models["model"].config)
         return [TokenRow(row.ids) for row in rows]
 
     def make_batch(self, windows: Sequence[Window], rng: torch.Generator) -> Batch:
@@ -66,20 +63,6 @@ def token_loss(models: Models, batch: Batch, chunk: int, options: TokenLoss) -> 
     )
     is_plain = options.label_smoothing == options.z_loss == 0
     return Loss({"likelihood": Term(total, count)}, {} if is_plain else {"nll": float(nll) / max(count, 1)})
-
-
-def check_predicts(config: ModelConfig) -> None:
-    """ValueError for a model that can't learn to tell the next token."""
-    if config.mask == "bidirectional":
-        raise ValueError(
-            "this model's tokens see what comes after them (mask=bidirectional): they would see what they are to "
-            "predict; use mask=causal, or an objective that hides tokens"
-        )
-    if not isinstance(config.head, VocabularyOptions):
-        raise ValueError(
-            f"head={config.head!r} tells no tokens, and next tokens are what is to be learnt: use head=lm, or another "
-            "one over the vocabulary"
-        )
 
 
 def supervised_places(targets_BT: Tensor) -> Tensor | None:

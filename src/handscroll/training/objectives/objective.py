@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from handscroll.model import ModelConfig, Transformer
+from handscroll.model.config import VocabularyOptions
 from handscroll.training.batch import Batch, TokenRow, Window
 
 # The key "model" is the one that is trained; references, teachers and critics stand beside it under their own names.
@@ -101,7 +102,12 @@ WHY = {
 
 
 def check_model(objective: Objective, config: ModelConfig) -> None:
-    """ValueError for a model whose mask the objective can't train."""
+    """ValueError for a model whose mask or head the objective can't train."""
+    if not isinstance(config.head, VocabularyOptions):
+        raise ValueError(
+            f"head={config.head!r} tells no tokens, and tokens are what is to be learnt: use head=lm, or another one "
+            "over the vocabulary"
+        )
     if config.mask not in objective.needs.masks:
         allowed = " or ".join(f"mask={mask}" for mask in objective.needs.masks)
         raise ValueError(f"mask={config.mask}: {WHY[config.mask]}; use a model with {allowed}, or another objective")

@@ -18,7 +18,7 @@ import torch
 from handscroll.kernels.likelihood import CHUNK, IGNORE
 from handscroll.model import Crossbatch, Layout
 from handscroll.training.batch import Batch, TokenRow, Window, collate
-from handscroll.training.objectives.causal_lm import check_predicts, token_loss
+from handscroll.training.objectives.causal_lm import token_loss
 from handscroll.training.objectives.objective import Loss, Models, TokenLoss
 
 WAY_OUT = "mark what the assistant says with {% generation %} in the chat template, or leave such rows out"
@@ -55,8 +55,7 @@ class SFT(TokenLoss):
             raise ValueError(f"crossbatch_distance={self.crossbatch_distance}: a number of tokens, 0 or more")
 
     def prepare(self, models: Models, rows: Sequence[TokenRow], rng: torch.Generator) -> Sequence[TokenRow]:
-        """The rows as they are. Raises ValueError for a row without a mask, or with nothing supervised in it, and for a
-        model that can't tell next tokens."""
+        """The rows as they are. Raises ValueError for a row without a mask, or with nothing supervised in it."""
         if self.crossbatch and max(self.crossbatch) >= (last := models["model"].config.num_layers - 1):
             raise ValueError(f"crossbatch={self.crossbatch}: this model's layers before the last are 0 to {last - 1}")
         if self.crossbatch and (window := models["model"].config.sliding_window) is not None:
@@ -71,7 +70,6 @@ class SFT(TokenLoss):
                 )
             if not np.any(row.supervised[1:]):
                 raise ValueError(f"row {number} ({len(row.ids)} tokens) supervises no token: {WAY_OUT}")
-        check_predicts(models["model"].config)
         return rows
 
     def make_batch(self, windows: Sequence[Window], rng: torch.Generator) -> Batch:
