@@ -14,10 +14,16 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     StableLmConfig,
     StableLmForCausalLM,
 )
@@ -31,6 +37,9 @@ LLAMA = (LlamaConfig, LlamaForCausalLM)
 QWEN2 = (Qwen2Config, Qwen2ForCausalLM)
 MISTRAL = (MistralConfig, MistralForCausalLM)
 QWEN3 = (Qwen3Config, Qwen3ForCausalLM)
+MIXTRAL = (MixtralConfig, MixtralForCausalLM)
+QWEN2_MOE = (Qwen2MoeConfig, Qwen2MoeForCausalLM)
+QWEN3_MOE = (Qwen3MoeConfig, Qwen3MoeForCausalLM)
 STABLELM = (StableLmConfig, StableLmForCausalLM)
 
 
@@ -120,6 +129,72 @@ SHAPES = {
             "sliding_window": 6,
             "max_window_layers": 1,
             "rms_norm_eps": 1e-3,
+        },
+    ),
+    "mixtral": Shape(MIXTRAL, {"num_local_experts": 4}),
+    "mixtral-gqa2-tied-window7": Shape(
+        MIXTRAL, {"num_local_experts": 3, "num_key_value_heads": 2, "tie_word_embeddings": True, "sliding_window": 7}
+    ),
+    "mixtral-mqa-head20-top1": Shape(
+        MIXTRAL, {"num_local_experts": 8, "num_experts_per_tok": 1, "num_key_value_heads": 1, "head_dim": 20}
+    ),
+    "qwen3-moe": Shape(QWEN3_MOE, {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}),
+    "qwen3-moe-every-other-layer-gqa2-tied": Shape(
+        QWEN3_MOE,
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 2,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3-moe-bias-head24-window6": Shape(
+        QWEN3_MOE,
+        {
+            "num_experts": 5,
+            "num_experts_per_tok": 5,
+            "moe_intermediate_size": 16,
+            "mlp_only_layers": [1],
+            "attention_bias": True,
+            "head_dim": 24,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+        },
+    ),
+    "qwen2-moe": Shape(
+        QWEN2_MOE,
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 40,
+            "shared_expert_intermediate_size": 56,
+        },
+    ),
+    "qwen2-moe-first-layer-dense-gqa2": Shape(
+        QWEN2_MOE,
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 1,
+            "moe_intermediate_size": 24,
+            "norm_topk_prob": True,
+            "shared_expert_intermediate_size": 32,
+            "mlp_only_layers": [0],
+            "num_key_value_heads": 2,
+        },
+    ),
+    "qwen2-moe-mqa-no-bias-tied": Shape(
+        QWEN2_MOE,
+        {
+            "num_experts": 3,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "num_key_value_heads": 1,
+            "shared_expert_intermediate_size": 16,
+            "qkv_bias": False,
+            "tie_word_embeddings": True,
         },
     ),
     # Stretched positions that don't depend on the length; test_stretched_checkpoints.py has those that do.

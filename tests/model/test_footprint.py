@@ -29,6 +29,7 @@ from handscroll.model.footprint import (
     training_bytes,
 )
 from handscroll.model.free_memory import available_memory
+from handscroll.model.routing import ExpertOptions
 
 CONFIG = ModelConfig(
     vocab_size=90,
@@ -96,6 +97,8 @@ def measured_activations(config: ModelConfig, layout: Layout, *, activation_chec
         {"num_kv_heads": 1, "head_width": 24, "num_layers": 1},
         BIASES,
         {"qk_norm": True},
+        {"experts": ExpertOptions(8, 48)},
+        {"experts": ExpertOptions(16, 24, top_k=4, shared_width=40, shared_gate=True, dense_layers=(0,))},
         *({"feedforward": name} for name in FEEDFORWARDS),
     ],
 )

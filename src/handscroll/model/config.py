@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from handscroll.model.routing import ExpertOptions
+
 Variant = TypeVar("Variant")
 
 MASKS = ("causal", "bidirectional", "prefix")
@@ -119,7 +121,7 @@ class ModelConfig:
     `num_kv_heads` equal to `num_heads` is multi-head attention, 1 is multi-query attention.
     `mask`: a token sees those before it (causal), all (bidirectional), or, in a prefix that the layout names, all of
     the prefix. `norm_placement`: where a block normalizes, as in `transformer.py`. `shared_layers`: all layers are one,
-    applied `num_layers` times (ALBERT).
+    applied `num_layers` times (ALBERT). `experts`: layers have several feed-forwards, of which a token takes a few.
     `tied_embeddings`: a head over the vocabulary has the embedding's matrix; other heads have none to share.
     The dropouts are shares that are dropped in training mode only: of attention weights, of what attention and
     feed-forward add to the residual stream, and of the embedding. They are no part of what the model computes.
@@ -148,6 +150,7 @@ class ModelConfig:
     norm_placement: str = "pre"
     embedding: EmbeddingOptions = EmbeddingOptions()
     shared_layers: bool = False
+    experts: ExpertOptions | None = None
     head: HeadOptions = LmHeadOptions()
     tied_embeddings: bool = False
     attention_dropout: float = 0.0
@@ -178,6 +181,8 @@ class ModelConfig:
                     f"an embedding of width {self.embedding_width} can't be the head's matrix, which reads {features} "
                     "features: use tied_embeddings=False"
                 )
+        if self.experts is not None:
+            self.experts.check_layers(1 if self.shared_layers else self.num_layers)
         for name in DROPOUTS:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: it is a share, from 0 to less than 1")

@@ -45,21 +45,26 @@ class Footprint:
         return f"{readable(self.total)} = " + " + ".join(f"{name} {readable(size)}" for name, size in parts if size)
 
 
-def parameter_count(config: ModelConfig) -> int:
-    """Numbers in all weights; what a tied head shares with the embedding counts once."""
+def parameter_count(config: ModelConfig, active: bool = False) -> int:
+    """Numbers in all weights; what a tied head shares with the embedding counts once.
+
+    `active`: without those of experts that a token doesn't take.
+    """
     final = _norm(config, config.width) if config.has_final_norm else 0
-    vectors = _vectors_per_layer(config) * _own_layers(config) + final
-    return _embedding(config) + config.head.parameter_count(config) + vectors + matrix_count(config)
+    vectors = _vectors_per_layer(config) * _own_layers(config) + _feedforward_biases(config, active) + final
+    return _embedding(config) + config.head.parameter_count(config) + vectors + matrix_count(config, active)
 
 
-def matrix_count(config: ModelConfig) -> int:
+def matrix_count(config: ModelConfig, active: bool = False) -> int:
     """Numbers in the matrices of all blocks: 2 E H D (q, o) + 2 E K D (k, v) + 3 E F (gate, up, down), L times.
 
-    A feed-forward that isn't gated has 2 E F. Layers that are one and the same count once.
+    A feed-forward that isn't gated has 2 E F. A layer of experts has those of all experts, or of the `active` ones that
+    a token takes, and E for each of them in the router. Layers that are one and the same count once.
     """
     heads_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
-    per_layer = config.width * (2 * heads_width + 2 * kv_width + _feedforward_maps(config) * config.feedforward_width)
-    return per_layer * _own_layers(config)
+    attention = (2 * heads_width + 2 * kv_width) * _own_layers(config)
+    fed = sum(_feedforward_maps(config) * sum(widths) for widths in _feedforward_widths(config, active))
+    return config.width * (attention + fed + _router_rows(config) * _expert_layers(config))
 
 
 def kv_bytes(config: ModelConfig, tokens: int, dtype: torch.dtype = torch.float32) -> int:
@@ -101,8 +106,10 @@ def training_bytes(
     a layer 6 E + 3 H D + 2 K D + 4 F + H + 2 (both norms' input, scaled and output; rotated q and k, v, attention's
     output twice, its log-sum-exp; gate, silu, up, their product), with normalized queries and keys 2 H D + 2 K D + H +
     K more (their input, scaled), the final norm 2 E + 1, and 2 V of logits and their gradient. Of a feed-forward that
-    isn't gated 2 F are kept instead of 4 F, with ReLU, whose output tells its slope, F. With activation checkpointing a
-    layer keeps E, and one layer at a time is whole. Masks are not counted.
+    isn't gated 2 F are kept instead of 4 F, with ReLU, whose output tells its slope, F. Of N experts, of which a token
+    takes C, the layer keeps what C feed-forwards of their width do, 2 E for each (what it reads, what it gives), and
+    2 N + 9 C of the router; a gated shared expert's output E once more. With activation checkpointing a layer keeps E,
+    and one layer at a time is whole. Masks are not counted.
     Raises ValueError for an optimizer that isn't known.
     """
     if optimizer not in OPTIMIZER_SLOTS:
@@ -112,11 +119,14 @@ def training_bytes(
     if optimizer == "muon":
         slots = matrices + OPTIMIZER_SLOTS["adamw"] * (count - matrices)
     heads_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
-    fed = _kept_of_feedforward(config) * config.feedforward_width
-    layer = 6 * config.width + 3 * heads_width + 2 * kv_width + fed + config.num_heads + 2
+    layer = 6 * config.width + 3 * heads_width + 2 * kv_width + config.num_heads + 2
     if config.qk_norm:
         layer += 2 * (heads_width + kv_width) + config.num_heads + config.num_kv_heads
-    layers = config.num_layers * config.width + layer if activation_checkpointing else config.num_layers * layer
+    fed = _kept_of_feedforwards(config) * (config.num_layers if config.shared_layers else 1)
+    if activation_checkpointing:
+        layers = config.num_layers * config.width + layer + max(fed)
+    else:
+        layers = config.num_layers * layer + sum(fed)
     logits = 2 * config.vocab_size * (tokens if logits_at_once is None else min(logits_at_once, tokens))
     return Footprint(
         weights=count * dtype.itemsize,
@@ -162,16 +172,46 @@ def _own_layers(config: ModelConfig) -> int:
     return 1 if config.shared_layers else config.num_layers
 
 
+def _expert_layers(config: ModelConfig) -> int:
+    return 0 if config.experts is None else _own_layers(config) - len(config.experts.dense_layers)
+
+
+def _feedforward_widths(config: ModelConfig, active: bool = False) -> list[list[int]]:
+    """The inner widths of each own layer's feed-forwards: all of them, or the `active` ones that a token takes."""
+    if config.experts is None:
+        return [[config.feedforward_width]] * _own_layers(config)
+    experts = config.experts
+    several = [experts.width] * (experts.top_k if active else experts.count)
+    several += [experts.shared_width] if experts.shared_width else []
+    dense = [config.feedforward_width]
+    return [dense if layer in experts.dense_layers else several for layer in range(_own_layers(config))]
+
+
+def _router_rows(config: ModelConfig) -> int:
+    """One for each expert, and one for the gate of a shared one."""
+    return 0 if config.experts is None else config.experts.count + config.experts.shared_gate
+
+
+def _feedforward_biases(config: ModelConfig, active: bool) -> int:
+    if not config.feedforward_bias:
+        return 0
+    maps = _feedforward_maps(config) - 1
+    return sum(maps * width + config.width for widths in _feedforward_widths(config, active) for width in widths)
+
+
 def _feedforward_maps(config: ModelConfig) -> int:
     """Matrices of a feed-forward: gate, up, down, or up and down."""
     return 3 if config.feedforward in GATED else 2
 
 
-def _kept_of_feedforward(config: ModelConfig) -> int:
-    """Tensors of the inner width that the backward pass reads again."""
-    if config.feedforward in GATED:
-        return 4
-    return 1 if config.feedforward == "relu" else 2
+def _kept_of_feedforwards(config: ModelConfig) -> list[int]:
+    """Numbers per token of each own layer that the backward pass reads again."""
+    inner = 4 if config.feedforward in GATED else 1 if config.feedforward == "relu" else 2
+    kept = [inner * sum(widths) for widths in _feedforward_widths(config, active=True)]
+    if (experts := config.experts) is None:
+        return kept
+    routed = 2 * experts.count + experts.top_k * (2 * config.width + 9) + experts.shared_gate * (config.width + 1)
+    return [each + (0 if layer in experts.dense_layers else routed) for layer, each in enumerate(kept)]
 
 
 def _embedding(config: ModelConfig) -> int:
@@ -197,6 +237,4 @@ def _vectors_per_layer(config: ModelConfig) -> int:
         vectors += (config.num_heads + 2 * config.num_kv_heads) * config.head_width
     if config.output_bias:
         vectors += config.width
-    if config.feedforward_bias:
-        vectors += (_feedforward_maps(config) - 1) * config.feedforward_width + config.width
     return vectors

@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from handscroll.model.attention import ATTENTIONS
 from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.embedding import Embedding
+from handscroll.model.experts import make_feedforward
 from handscroll.model.families import Source
-from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.heads import VocabularyHead, make_head
 from handscroll.model.initialization import initialize
 from handscroll.model.layout import Asking, Layout, pick
@@ -62,7 +62,7 @@ class Block(nn.Module):
     | sandwich | x + norm'(f(norm(x))) | arXiv 2105.13290 |
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         norm = chosen("norm", config.norm, NORMS)
         self.placement = config.norm_placement
@@ -70,7 +70,7 @@ class Block(nn.Module):
         self.attention_norm = norm(config.width, config.norm_eps)
         self.attention = chosen("attention", config.attention, ATTENTIONS)(config)
         self.feedforward_norm = norm(config.width, config.norm_eps)
-        self.feedforward = chosen("feedforward", config.feedforward, FEEDFORWARDS)(config)
+        self.feedforward = make_feedforward(config, layer)
         if self.placement == "sandwich":
             self.attention_out_norm = norm(config.width, config.norm_eps)
             self.feedforward_out_norm = norm(config.width, config.norm_eps)
@@ -124,7 +124,9 @@ class Transformer(nn.Module):
         self.config = config
         self.position = make_position(config)
         self.embedding = Embedding(config)
-        self.layers = nn.ModuleList(Block(config) for _ in range(1 if config.shared_layers else config.num_layers))
+        self.layers = nn.ModuleList(
+            Block(config, layer) for layer in range(1 if config.shared_layers else config.num_layers)
+        )
         self.norm = chosen("norm", config.norm, NORMS)(config.width, config.norm_eps) if config.has_final_norm else None
         self.head = make_head(config)
         self.activation_checkpointing = False

@@ -59,10 +59,6 @@ class Tally:
             for name, value in metrics.items():
                 self.metrics[name] += value
 
-    def factors(self) -> dict[str, Tensor | float]:
-        """What each term's sum is multiplied by in the total."""
-        return {name: weight / _at_least_one(self.counts[name]) for name, weight in self.weights.items()}
-
     def averages(self) -> Averages:
         terms = {name: float(total / _at_least_one(self.counts[name])) for name, total in self.sums.items()}
         loss = sum(self.weights[name] * mean for name, mean in terms.items())
@@ -73,8 +69,8 @@ class Accumulator:
     """Collects the losses of one step; `finish` leaves the averaged gradient in `parameter.grad`.
 
     One micro batch, or one term, needs one backward pass per micro batch. Several terms over several micro batches have
-    counts of their own, unknown until the last, so that each term's gradient is kept apart until then. `scale` is
-    applied to what is differentiated.
+    counts of their own, unknown until the last, so that each term's gradient is kept apart until then, but for terms
+    that share one tensor as their count. `scale` is applied to what is differentiated.
     """
 
     def __init__(
@@ -95,28 +91,39 @@ class Accumulator:
         if self.micro_batches == 1:
             self._scale(_total(loss.terms)).backward()  # type: ignore[no-untyped-call]
             return
-        for place, (name, term) in enumerate(loss.terms.items(), start=1):
+        groups = _groups(loss.terms)
+        for place, (name, total) in enumerate(groups.items(), start=1):
             _put(self.parameters, self._gradients.get(name))
-            self._scale(term.sum).backward(retain_graph=place < len(loss.terms))  # type: ignore[no-untyped-call]
+            self._scale(total).backward(retain_graph=place < len(groups))  # type: ignore[no-untyped-call]
             self._gradients[name] = [parameter.grad for parameter in self.parameters]
 
     def finish(self) -> Averages:
         """Divides by the counts of all micro batches (mutates the parameters' gradients)."""
         self._tally.share()
         if self.micro_batches > 1:
-            self._divide(self._tally.factors())
+            self._divide()
         parallel.add_gradients(self.parameters)
         return self._tally.averages()
 
     @torch.no_grad()
-    def _divide(self, factors: Mapping[str, Tensor | float]) -> None:
+    def _divide(self) -> None:
         totals: list[Tensor | None] = [None] * len(self.parameters)
         for name, gradients in self._gradients.items():
             for place, (total, gradient) in enumerate(zip(totals, gradients, strict=True)):
                 if gradient is not None:
-                    gradient.mul_(factors[name])
+                    gradient.mul_(1 / _at_least_one(self._tally.counts[name]))
                     totals[place] = gradient if total is None else total.add_(gradient)
         _put(self.parameters, totals)
+
+
+def _groups(terms: Mapping[str, Term]) -> dict[str, Tensor]:
+    """Weighted sums that are divided by one count each, under the name of the first of its terms."""
+    first: dict[int, str] = {}
+    totals: dict[str, Tensor] = {}
+    for name, term in terms.items():
+        group = first.setdefault(id(term.count), name) if isinstance(term.count, Tensor) else name
+        totals[group] = totals.get(group, 0) + term.weight * term.sum
+    return totals
 
 
 def _total(terms: Mapping[str, Term]) -> Tensor:

@@ -56,6 +56,29 @@ def small_curves(log: Sequence[Mapping[str, Any]]) -> str:
     return draw("training-rates", WIDTH, 5.4, paint)
 
 
+def metric_curves(log: Sequence[Mapping[str, Any]]) -> str:
+    """What the objective told besides its loss, and the parts of a loss that has several; nothing of a plain one."""
+    rows = [{**row, **_told(row)} for row in log]
+    shown = list(_told(log[-1]))
+    if not shown:
+        return ""
+
+    def paint(figure: Figure) -> None:
+        parts = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+        for place, (axes, name) in enumerate(zip(parts, shown, strict=True)):
+            _curve(axes, [row for row in rows if name in row], name, SERIES[place % len(SERIES)], name)
+            axes.set_ylabel(plain(name.replace("_", " ")))
+        _steps(parts[-1])
+
+    return draw("training-metrics", WIDTH, 0.6 + 1.6 * len(shown), paint)
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, float]:
+    """Of older logs nothing."""
+    terms = row.get("terms") or {}
+    return {**(terms if len(terms) > 1 else {}), **(row.get("metrics") or {})}
+
+
 def sweep_curve(sweep: Sweep) -> str:
     """Loss against a logarithmic learning rate, with the suggested ones marked."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from handscroll.measure.report.page import Tile
 from handscroll.measure.report.template import render
-from handscroll.measure.report.training_curves import loss_curves, small_curves
+from handscroll.measure.report.training_curves import loss_curves, metric_curves, small_curves
 from handscroll.text.files import write_files
 from handscroll.training.log import best_evaluation
 
@@ -45,6 +45,7 @@ def render_training_report(report: TrainingReport) -> str:
         tiles=tiles(report),
         loss=loss_curves(report.log),
         rates=small_curves(report.log),
+        metrics=metric_curves(report.log),
         recipe=report.recipe,
     )
 

@@ -17,9 +17,11 @@ from handscroll.model.families.ernie import ERNIE
 from handscroll.model.families.family import Family, Source
 from handscroll.model.families.llama import LLAMA
 from handscroll.model.families.mistral import MISTRAL
+from handscroll.model.families.mixtral import MIXTRAL
 from handscroll.model.families.native import NATIVE
 from handscroll.model.families.qwen2 import QWEN2
 from handscroll.model.families.qwen3 import QWEN3
+from handscroll.model.families.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from handscroll.model.families.stablelm import STABLELM
 
 FAMILIES = {
@@ -29,6 +31,9 @@ FAMILIES = {
     "qwen3": QWEN3,
     "stablelm": STABLELM,
     "baichuan": BAICHUAN,
+    "mixtral": MIXTRAL,
+    "qwen3_moe": QWEN3_MOE,
+    "qwen2_moe": QWEN2_MOE,
     "bert": BERT,
     "albert": ALBERT,
     "ernie": ERNIE,

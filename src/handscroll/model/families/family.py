@@ -16,10 +16,15 @@ import torch
 from torch import Tensor
 
 from handscroll.model.config import DROPOUTS, HeadOptions, ModelConfig, PositionOptions
+from handscroll.model.families.experts import no_experts, write_no_experts
 from handscroll.model.families.heads import read_decoder_head, write_decoder_head
 from handscroll.model.families.rope import read_rope, sayable, write_rope
 from handscroll.model.families.values import checked
 from handscroll.model.families.windows import TYPES, Windows, read_none, write_none
+from handscroll.model.routing import ExpertOptions
+
+# Of a layer or an expert, within a module's name.
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,12 @@ class Family:
     `keys` gives the config.json key of a `ModelConfig` field, widths before what follows from them, and `defaults` what
     transformers takes for a missing one; `fixed` are the fields that the architecture decides by itself, `required` the
     keys that may have one value only. `modules` gives the name in the file of a module of `Transformer`, {} standing
-    for the layer's number; tensors whose name matches `ignored` can be derived, or
-    belong to another head, and are no weights.
-    `read_position` and `write_position` are a pair as in `rope.py`, `read_windows` and `write_windows` one as in
-    `windows.py`, `read_head` and `write_head` one as in `heads.py`; `read_slots` gives fields that follow from others
-    or from several keys, and `write_slots` is its inverse; `unpack` makes of a file's tensors those that
-    `modules` name, where several of them lie in one, and `pack` is its inverse.
+    for a number, the layer's and then the expert's; tensors whose name matches `ignored` can be derived, or belong to
+    another head, and are no weights. `read_position` and `write_position` are a pair as in `rope.py`, `read_windows`
+    and `write_windows` one as in `windows.py`, `read_experts` and `write_experts` one as in `experts.py`, `read_head`
+    and `write_head` one as in `heads.py`; `read_slots` gives fields that follow from others or from several keys, and
+    `write_slots` is its inverse; `unpack` makes of a file's tensors those that `modules` name, where several of them
+    lie in one, and `pack` is its inverse.
     """
 
     model_type: str
@@ -76,6 +81,8 @@ class Family:
     write_position: Callable[[dict[str, Any], PositionOptions], None] = write_rope
     read_windows: Callable[[Mapping[str, Any], int], Windows] = read_none
     write_windows: Callable[[dict[str, Any], Windows, int], None] = write_none
+    read_experts: Callable[[Mapping[str, Any], int], ExpertOptions | None] = no_experts
+    write_experts: Callable[[dict[str, Any], ExpertOptions | None], None] = write_no_experts
     read_head: Callable[[Mapping[str, Any]], HeadOptions] = read_decoder_head
     write_head: Callable[[dict[str, Any], HeadOptions, str], None] = write_decoder_head
     read_slots: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] = no_more
@@ -90,6 +97,7 @@ class Family:
         for name in self.keys:
             values[name] = self._value(name, config, values)
         values |= self.read_windows(config, values["num_layers"])._asdict()
+        values["experts"] = self.read_experts(config, values["num_layers"])
         values |= self.read_slots(config, values)
         position = self.read_position(config, values["max_positions"])
         return ModelConfig(position=position, head=self.read_head(config), **values)
@@ -112,6 +120,8 @@ class Family:
         is_as_deep = len(result.get(TYPES) or ()) in (0, config.num_layers)
         if base is None or not is_as_deep or self.read_windows(result, config.num_layers) != windows:
             self.write_windows(result, windows, config.num_layers)
+        if base is None or self.read_experts(result, config.num_layers) != config.experts:
+            self.write_experts(result, config.experts)
         self.write_slots(result, config)
         if base is None or self.read_head(result) != config.head:
             self.write_head(result, config.head, self.architecture)
@@ -127,13 +137,12 @@ class Family:
     def file_name(self, name: str) -> str:
         """The name in the file of a tensor of `Transformer`. ValueError for one that the family doesn't have."""
         module, _, kind = name.rpartition(".")
-        number = re.search(r"\.(\d+)\.", module)
-        template = self.modules.get(module if number is None else module.replace(number[0], ".{}.", 1))
+        template = self.modules.get(NUMBER.sub("{}", module))
         if template is None:
             raise ValueError(
                 f"a {self.model_type} checkpoint has no place for {name}: merge or detach it before saving"
             )
-        return f"{template.format(number[1] if number else '')}.{kind}"
+        return f"{template.format(*NUMBER.findall(module))}.{kind}"
 
     def _blank(self) -> dict[str, Any]:
         # The ids of control tokens are explicit, because transformers takes 1 and 2 where a Llama names none.

@@ -11,6 +11,7 @@ from torch import Tensor
 from handscroll.kernels.likelihood import CHUNK, IGNORE, cross_entropy_sum
 from handscroll.training.batch import Batch, TokenRow, Window, collate
 from handscroll.training.objectives.objective import Loss, Models, Term, TokenLoss
+from handscroll.training.objectives.router import router_loss
 
 # Above this share of a row's places the last layer is as fast for all of them.
 MOST_PLACES = 0.5
@@ -46,14 +47,17 @@ class CausalLM(TokenLoss):
 
 
 def token_loss(models: Models, batch: Batch, chunk: int, options: TokenLoss) -> Loss:
-    """The likelihood term that every next-token objective shares: supervised targets of `models["model"]`."""
+    """The terms that every next-token objective shares: likelihood of supervised targets of `models["model"]`, routers.
+
+    The last layer's router decides, and is judged, on the supervised places alone where these are few.
+    """
     model, targets_BT = models["model"], batch.targets_BT
     wanted_BQ = supervised_places(targets_BT)
     if wanted_BQ is not None:
         targets_BT = targets_BT.gather(1, wanted_BQ)
-    hidden_BTE = model.hidden(batch.tokens_BT, batch.layout, wanted_BQ=wanted_BQ, crossbatch=batch.crossbatch).last_BTE
+    hidden = model.hidden(batch.tokens_BT, batch.layout, wanted_BQ=wanted_BQ, crossbatch=batch.crossbatch)
     total, count, nll = cross_entropy_sum(
-        model.features(hidden_BTE.flatten(0, 1)),
+        model.features(hidden.last_BTE.flatten(0, 1)),
         model.output_weight_VE,
         targets_BT.flatten(),
         bias_V=model.output_bias_V,
@@ -62,7 +66,9 @@ def token_loss(models: Models, batch: Batch, chunk: int, options: TokenLoss) -> 
         z_loss=options.z_loss,
     )
     is_plain = options.label_smoothing == options.z_loss == 0
-    return Loss({"likelihood": Term(total, count)}, {} if is_plain else {"nll": float(nll) / max(count, 1)})
+    metrics = {} if is_plain else {"nll": float(nll) / max(count, 1)}
+    router = router_loss(hidden.aux, model.config.experts)
+    return Loss({"likelihood": Term(total, count), **router.terms}, {**metrics, **router.metrics})
 
 
 def supervised_places(targets_BT: Tensor) -> Tensor | None:
