@@ -38,6 +38,7 @@ SMALLER = {
     "handscroll data tasks": "--count 2",
     "handscroll tokenizer train": "--vocab-size 400",
     "handscroll train examples/pretrain.yaml": f"{NEW_MODEL} {ONE_STEP}",
+    "handscroll train examples/experts.yaml": f"{NEW_MODEL} {ONE_STEP} model.experts.width=16 data.held_out=0.3",
     "handscroll train": ONE_STEP,
     "handscroll extend runs/pretrain/model": f"--to 256 {ONE_STEP}",
     "handscroll extend": "--to 256",
@@ -93,7 +94,13 @@ def named(folder: Path, encoder_folder: Path, tmp_path_factory: pytest.TempPathF
     """A folder with all that the commands name."""
     place = tmp_path_factory.mktemp("named")
     (place / "examples").symlink_to(ROOT / "examples")
-    for model in ("quickstart/model", "runs/pretrain/model", "runs/chat/model", "runs/continue/model"):
+    for model in (
+        "quickstart/model",
+        "runs/pretrain/model",
+        "runs/chat/model",
+        "runs/continue/model",
+        "runs/experts/model",
+    ):
         shutil.copytree(folder, place / model)
     shutil.copytree(folder, place / "runs/normalized/model")
     for model in ("bert", "minilm"):

@@ -13,6 +13,8 @@ import torch
 import handscroll
 from handscroll.kvcache import POLICIES, make_policy
 from handscroll.kvcache.plan import Text
+from handscroll.model import ModelConfig, Transformer
+from handscroll.model.routing import ExpertOptions
 
 Run = Callable[..., Any]
 
@@ -44,6 +46,22 @@ def test_for_people(run: Run) -> None:
     for words in ("feedforward.gate", "trained window", "float32 on cpu", "Memory of 64 tokens", "on disk"):
         assert words in ran.out
     assert "block_memory" not in ran.out
+
+
+def test_experts_are_counted_apart(run: Run) -> None:
+    experts = ExpertOptions(4, 8, top_k=1)
+    model = Transformer(ModelConfig(50, 16, 2, 2, 2, 8, 8, 64, experts=experts))
+    handscroll.model.save_model(model, "experts")
+    found = json.loads(run("inspect", "experts", "--json").out)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert (found["parameters"], found["active_parameters"]) == (total, total - 2 * 3 * 3 * 16 * 8)
+    assert total == sum(kind["total"] for kind in found["kinds"])
+    up = {"kind": "feedforward.experts.up.weight", "shape": [8, 16], "each": 128, "times": 8, "total": 1024}
+    assert up in found["kinds"]
+    assert found["architecture"]["experts"]["count"] == 4
+    shown = run("inspect", "experts").out
+    assert f"Parameters: {total:,}, of which a token takes {found['active_parameters']:,}" in shown
+    assert "of which" not in run("inspect", "model").out
 
 
 def test_a_policy_that_the_model_has_no_use_for_is_refused_alone(run: Run) -> None:

@@ -1,5 +1,6 @@
 """Recipes are read strictly: every mistake is one line that names the key, and every key reaches what it is for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 import yaml
 
 from handscroll.model import ModelConfig, RopeOptions
+from handscroll.model.families import family_for
+from handscroll.model.routing import ExpertOptions
 from handscroll.recipes.reading import read_recipe, to_yaml
 from handscroll.recipes.schema import FromFolder, FromModel, NewModel, NewTokenizer
 from handscroll.recipes.sections import options_of
@@ -127,6 +130,20 @@ MISTAKES = {
         "model: head='mlm' is not known; known: lm, normalized, masked_lm, pretraining, sequence_classification, "
         "token_classification, span, scalar, states, or {kind: one of them, ...}",
     ),
+    "experts without a count": ("model.experts={top_k: 2}", "model.experts.count is missing: a recipe must give it"),
+    "too many experts for a token": (
+        "model.experts={count: 2, top_k: 3}",
+        "model: experts.top_k=3: a token takes 1 to 2 of 2 experts",
+    ),
+    "a mistyped option of experts": (
+        "model.experts={count: 4, topk: 1}",
+        "model.experts.topk is not a key of a recipe; did you mean model.experts.top_k?",
+    ),
+    "a width that no layer has": (
+        "model={width: 16, layers: 1, heads: 2, feedforward_width: 32, experts: {count: 4, width: 8}}",
+        "model: feedforward_width=32 is for layers without experts, and there are none: give experts.width alone, or "
+        "name experts.dense_layers",
+    ),
     "unknown option of a position": (
         "model.position={kind: alibi, slope: 2}",
         "model: position alibi has no option 'slope': known are none",
@@ -140,6 +157,26 @@ def test_a_mistake_is_one_line_that_names_the_key(case: str, recipe: dict[str, A
     with pytest.raises(ValueError, match=r"^recipe: ") as caught:
         read_recipe(recipe, [override])
     assert str(caught.value) == f"recipe: {line}"
+
+
+def test_experts_of_a_recipe(recipe: dict[str, Any]) -> None:
+    def config(*overrides: str) -> ModelConfig:
+        model = read_recipe(recipe, overrides).model
+        assert isinstance(model, NewModel)
+        return model.config(100)
+
+    dense = config("model.feedforward_width=48")
+    assert dense.experts is None
+    as_wide = config("model.feedforward_width=48", "model.experts={count: 4}")
+    assert as_wide.experts == ExpertOptions(4, 48)
+    own = config("model.feedforward_width=null", "model.experts={count: 4, width: 24, capacity_factor: 1.5}")
+    # A folder of Mixtral can say it, which has one width.
+    assert (own.experts, own.feedforward_width) == (ExpertOptions(4, 24, capacity_factor=1.5), 24)
+    assert family_for(replace(own, qkv_bias=False)).model_type == "mixtral"
+    some = config(
+        "model.feedforward_width=48", "model.layers=2", "model.experts={count: 4, width: 24, dense_layers: [0]}"
+    )
+    assert (some.experts, some.feedforward_width) == (ExpertOptions(4, 24, dense_layers=(0,)), 48)
 
 
 def test_every_mistake_gets_a_line(recipe: dict[str, Any]) -> None:

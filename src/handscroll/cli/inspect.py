@@ -113,10 +113,12 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
             (each["policy"], readable(each["device_bytes"]), archive, readable(both + found["weights_bytes"]))
         )
     text = f"{found['context']:,} tokens" if found["batch"] == 1 else f"{found['batch']} x {found['context']:,} tokens"
+    active = found["active_parameters"]
+    few = f", of which a token takes {active:,}" if active < total else ""
     columns = ("module", "shape", "each", "times", "parameters", "share")
     return [
         Table(found["model"], ("slot", "value"), tuple(slots)),
-        Table(f"Parameters: {total:,}", columns, tuple(modules), frozenset({"share"})),
+        Table(f"Parameters: {total:,}{few}", columns, tuple(modules), frozenset({"share"})),
         Table("Weights", ("weights", "value"), tuple(weights)),
         Table(f"Memory of {text}", ("policy", "read at once", "archive", "with weights"), tuple(memory)),
     ]

@@ -69,7 +69,8 @@ def train(
 
     \b
     model      width, layers, heads, kv_heads, head_width, feedforward_width,
-               window, qkv_bias, tied, rope_theta; or from: a folder or hub id,
+               window, qkv_bias, tied, rope_theta; experts: count, top_k, width, ...;
+               or from: a folder or hub id,
                with stretch: method and to, for a longer window
     tokenizer  vocab_size, han (merged, isolated); or from: a folder or hub id
     data       files: txt, md, jsonl, json, csv, parquet, and folders of them;

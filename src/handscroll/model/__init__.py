@@ -1,8 +1,9 @@
 """The model room: one transformer, and slots that its config fills.
 
 `ModelConfig` (frozen) says what a network is, `Transformer` is the only network, `Layout` says where each token of a
-batch stands, and `memory.py` holds the protocol behind which every cache policy lives. `checkpoint.py` reads and writes
-Hugging Face folders; `footprint.py` says what a model, its training and its cache need before they are started.
+batch stands, and `memory.py` holds the protocol behind which every cache policy lives. `experts.py` gives a layer
+several feed-forwards. `checkpoint.py` reads and writes Hugging Face folders; `footprint.py` says what a model, its
+training and its cache need before they are started.
 
 To add a variant of a slot (attention, position, norm, feed-forward, head):
 1. write one file with a class of the slot's contract, its paper in the docstring;

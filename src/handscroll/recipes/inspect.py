@@ -20,7 +20,7 @@ from handscroll.measure.results import policy_name
 from handscroll.model import ModelConfig
 from handscroll.model.checkpoint import Shapes, load_shapes, resolve
 from handscroll.model.config import VocabularyOptions
-from handscroll.model.footprint import encoding_bytes
+from handscroll.model.footprint import encoding_bytes, parameter_count
 from handscroll.model.free_memory import available_memory
 from handscroll.model.heads import HEAD_KINDS, MaskedLmOptions
 from handscroll.model.options import describe_options
@@ -72,6 +72,7 @@ def inspect_model(
         "architecture": architecture(shapes),
         "commands": commands(shapes.config),
         "parameters": sum(each.numel() for each in shapes.parameters.values()),
+        "active_parameters": parameter_count(shapes.config, active=True),
         "kinds": kinds(shapes),
         "dtype": sorted({_name(each.dtype) for each in shapes.parameters.values()}),
         "stored_bytes": shapes.stored_bytes,
@@ -90,6 +91,7 @@ def architecture(shapes: Shapes) -> dict[str, Any]:
     """What fills every slot."""
     config = shapes.config
     position = {key: value for key, value in asdict(config.position).items() if value is not None}
+    experts = config.experts and {key: value for key, value in asdict(config.experts).items() if value is not None}
     biases = [name for name in ("qkv_bias", "output_bias", "feedforward_bias") if getattr(config, name)]
     return {
         "family": shapes.family.model_type,
@@ -114,6 +116,7 @@ def architecture(shapes: Shapes) -> dict[str, Any]:
         "norm_eps": config.norm_eps,
         "feedforward": config.feedforward,
         "feedforward_width": config.feedforward_width,
+        "experts": experts,
         "biases": biases,
         "head": describe_options(config.head, HEAD_KINDS),
         "tied_embeddings": config.tied_embeddings,
@@ -134,10 +137,10 @@ def continues(config: ModelConfig) -> bool:
 
 
 def kinds(shapes: Shapes) -> list[dict[str, Any]]:
-    """Parameters by module; those of a block's modules stand in every layer."""
+    """Parameters by module; those of a block's modules stand in every layer, those of an expert's in every expert."""
     found: dict[str, dict[str, Any]] = {}
     for name, tensor in shapes.parameters.items():
-        kind = re.sub(r"^layers\.\d+\.", "", name)
+        kind = re.sub(r"^layers\.\d+\.|(?<=\.experts)\.\d+", "", name)
         entry = found.setdefault(kind, {"kind": kind, "shape": list(tensor.shape), "each": tensor.numel(), "times": 0})
         entry["times"] += 1
     return [entry | {"total": entry["each"] * entry["times"]} for entry in found.values()]

@@ -21,6 +21,7 @@ from handscroll.model.heads import HEAD_KINDS
 from handscroll.model.norm import NORMS
 from handscroll.model.options import read_options
 from handscroll.model.position import POSITION_KINDS
+from handscroll.model.routing import ExpertOptions
 from handscroll.model.stretching import METHODS
 from handscroll.recipes.sections import Named, Section, named_sections, options_of, section_of
 from handscroll.text.learning import HANS, scheme
@@ -58,6 +59,7 @@ class FromModel(FromFolder):
 
 
 NewEmbedding = section_of(EmbeddingOptions, Section)
+NewExperts = section_of(ExpertOptions, Section, without=("width",), width=(Size | None, None))
 
 
 class NewModel(Section):
@@ -72,6 +74,7 @@ class NewModel(Section):
         None, description="default: 8/3 of width, 4 where it isn't gated; rounded up to a multiple of 32"
     )
     feedforward: Literal[tuple(FEEDFORWARDS)] = "swiglu"  # type: ignore[valid-type]
+    experts: NewExperts | None = Field(None, description="a width that isn't given is feedforward_width")  # type: ignore[valid-type]
     window: Size = 512
     qkv_bias: bool = False
     output_bias: bool = False
@@ -98,10 +101,22 @@ class NewModel(Section):
             )
         if self.position != "rope" and self.rope_theta != type(self).model_fields["rope_theta"].default:
             raise ValueError(f"rope_theta={self.rope_theta} is for position=rope, not {self.position}: leave it out")
-        self.config(vocab_size=1)
+        config = self.config(vocab_size=1)
+        if self.feedforward_width not in (None, config.feedforward_width):
+            raise ValueError(
+                f"feedforward_width={self.feedforward_width} is for layers without experts, and there are none: give "
+                "experts.width alone, or name experts.dense_layers"
+            )
         return self
 
     def config(self, vocab_size: int) -> ModelConfig:
+        feedforward_width = self.feedforward_width or self._feedforward_width()
+        experts = None
+        if self.experts is not None:
+            values = self.experts.model_dump()
+            experts = ExpertOptions(**values | {"width": values["width"] or feedforward_width})
+            # What no layer has should be no reason that no family of checkpoints can say it.
+            feedforward_width = feedforward_width if experts.dense_layers else experts.width
         return ModelConfig(
             vocab_size=vocab_size,
             width=self.width,
@@ -109,8 +124,9 @@ class NewModel(Section):
             num_heads=self.heads,
             num_kv_heads=self.kv_heads or self.heads,
             head_width=self.head_width or self.width // self.heads,
-            feedforward_width=self.feedforward_width or self._feedforward_width(),
+            feedforward_width=feedforward_width,
             feedforward=self.feedforward,
+            experts=experts,
             max_positions=self.window,
             position=self._position(),
             qkv_bias=self.qkv_bias,

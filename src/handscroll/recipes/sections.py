@@ -46,6 +46,8 @@ def section_of(
             default = getattr(defaults, each.name)
         elif each.default_factory is not MISSING:
             default = each.default_factory()
+        elif default is MISSING:
+            default = ...
         if isinstance(kind, type) and is_dataclass(kind):
             kind = section_of(kind, Section, defaults=default)
             default = kind()
