@@ -166,16 +166,17 @@ def test_training_of_the_balance_loss_evens_the_load() -> None:
     assert balance_loss(last) < 2.2
 
 
+@pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("options", VARIANTS)
-def test_a_cached_step_is_the_whole_text(options: ExpertOptions) -> None:
-    """Token by token, rows of different lengths, on matrices laid out for it; capacity holds in training alone."""
+def test_a_cached_step_is_the_whole_text(options: ExpertOptions, rows: int) -> None:
+    """Token by token, on matrices laid out for it; capacity holds in training alone. One row has a way of its own."""
     model = Transformer(dataclasses.replace(CONFIG, experts=dataclasses.replace(options, capacity_factor=0.5)))
-    tokens_BT = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(1))
+    tokens_BT = torch.randint(0, 50, (rows, 9), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         whole_BTV = model(tokens_BT)
         lay_by_columns(model)
         assert all(expert.up.weight.t().is_contiguous() for expert in model.layers[1].feedforward.experts)
-        cache = Full().start(model.config, model.position, 2)
+        cache = Full().start(model.config, model.position, rows)
         steps = [model(tokens_BT[:, t : t + 1], cache=cache) for t in range(9)]
     torch.testing.assert_close(torch.cat(steps, 1), whole_BTV, atol=1e-5, rtol=0)
 

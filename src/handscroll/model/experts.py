@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.layout import Layout
-from handscroll.model.routing import Routed, choose, dispatch
+from handscroll.model.routing import Choice, Routed, choose, dispatch
 
 
 class Experts(nn.Module):
@@ -50,16 +50,20 @@ class Experts(nn.Module):
         is_real_M = (layout.index_BT >= 0).flatten()
         logits_MN = self._scores(x_ME)
         probs_MN = logits_MN.softmax(-1)
-        experts_MK, weights_MK = choose(probs_MN, options.top_k, options.renormalize)
-        # Capacity would let a token's result depend on its neighbours: in training only, as with dropout.
-        sent = dispatch(experts_MK, is_real_M, options.count, options.capacity_factor if self.training else None)
-        out_PE = self._run(x_ME.index_select(0, sent.choice_P % len(x_ME)), sent.taken, layout)
-        out_ME = _joined(out_PE, sent.choice_P, weights_MK)
+        choice = choose(probs_MN, options.top_k, options.renormalize)
+        if layout.lengths == (1,) and len(x_ME) == 1 and not torch.is_grad_enabled():
+            out_ME, asked, dropped = *self._run_one(x_ME, choice, layout), 0
+        else:
+            # Capacity would let a token's result depend on its neighbours: in training only, as with dropout.
+            capacity_factor = options.capacity_factor if self.training else None
+            sent = dispatch(choice.experts_MK, is_real_M, options.count, capacity_factor)
+            out_PE = self._run(x_ME.index_select(0, sent.choice_P % len(x_ME)), sent.taken, layout)
+            out_ME = _joined(out_PE, sent.choice_P, choice.weights_MK)
+            asked, dropped = sent.asked, sum(sent.asked) - sum(sent.taken)
         out_BTE = out_ME.view_as(x_BTE)
         if options.shared_width:
             out_BTE = out_BTE + self._shared(x_BTE, layout)
-        dropped = sum(sent.asked) - sum(sent.taken)
-        return out_BTE, Routed(logits_MN, probs_MN, is_real_M, sent.asked, dropped, options.top_k)
+        return out_BTE, Routed(logits_MN, probs_MN, is_real_M, asked, dropped, options.top_k)
 
     def _scores(self, x_ME: Tensor) -> Tensor:
         exact = torch.float64 if x_ME.dtype == torch.float64 else torch.float32
@@ -75,6 +79,13 @@ class Experts(nn.Module):
             if len(part_PE) or torch.is_grad_enabled()
         ]
         return torch.cat([*outputs, (outputs[0] if outputs else x_PE).new_zeros(1, x_PE.shape[1])])
+
+    def _run_one(self, x_1E: Tensor, choice: Choice, layout: Layout) -> tuple[Tensor, tuple[int, ...]]:
+        """One token, as in generation, and who was asked: nothing is to be sorted, which takes as long as an expert."""
+        chosen = choice.experts_MK[0].tolist()
+        outputs = [self.experts[number](x_1E[None], layout)[0][0] for number in chosen]
+        asked = tuple(int(number in chosen) for number in range(self.options.count))
+        return choice.weights_MK.to(outputs[0].dtype) @ torch.cat(outputs), asked
 
     def _shared(self, x_BTE: Tensor, layout: Layout) -> Tensor:
         shared_BTE: Tensor = self.shared(x_BTE, layout)[0]
