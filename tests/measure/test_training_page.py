@@ -38,6 +38,18 @@ def test_the_page_says_how_it_went() -> None:
     assert "src=" not in page.replace("default-src", "").replace("style-src", "").replace("img-src", "")
 
 
+def test_what_the_objective_told_has_curves() -> None:
+    rows = [
+        {**row, "terms": {"likelihood": 2.0, "balance": 2.1}, "metrics": {"busiest_expert": 1.5}} for row in log(30)
+    ]
+    page = render_training_report(TrainingReport(rows, 1, ""))
+    assert page.count("<svg") == 3
+    for label in ("What the objective told", "likelihood", "balance", "busiest expert"):
+        assert label in page
+    plain = render_training_report(TrainingReport([{**row, "terms": {"likelihood": 2.0}} for row in log(30)], 1, ""))
+    assert "What the objective told" not in plain
+
+
 def test_a_run_that_ended_early_and_one_of_a_single_step(tmp_path: Path) -> None:
     assert "in 30 steps of 900." in render_training_report(TrainingReport(log(30), 1, ""))
     write_training_report(tmp_path / "run" / "report.html", TrainingReport(log(1, 1), 1, ""))
