@@ -10,12 +10,16 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    GlmConfig,
+    GlmForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2MoeConfig,
@@ -40,6 +44,8 @@ QWEN3 = (Qwen3Config, Qwen3ForCausalLM)
 MIXTRAL = (MixtralConfig, MixtralForCausalLM)
 QWEN2_MOE = (Qwen2MoeConfig, Qwen2MoeForCausalLM)
 QWEN3_MOE = (Qwen3MoeConfig, Qwen3MoeForCausalLM)
+GLM = (GlmConfig, GlmForCausalLM)
+PHI3 = (Phi3Config, Phi3ForCausalLM)
 STABLELM = (StableLmConfig, StableLmForCausalLM)
 
 
@@ -59,6 +65,7 @@ SMALL = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 256,
     "bos_token_id": None,
+    "pad_token_id": None,
     "eos_token_id": None,
 }
 
@@ -73,6 +80,7 @@ def rope(kind: str, **options: Any) -> dict[str, Any]:
 
 # StableLM turns a quarter of each head where it isn't told otherwise.
 WHOLE = {"partial_rotary_factor": 1.0}
+HALF = {"partial_rotary_factor": 0.5}
 # An original window that the tests' 23 tokens are longer than.
 ORIGINAL = {"original_max_position_embeddings": 16}
 
@@ -117,7 +125,24 @@ SHAPES = {
     "stablelm-gqa2-tied-bias": Shape(
         STABLELM, {"num_key_value_heads": 2, "tie_word_embeddings": True, "use_qkv_bias": True, **WHOLE}
     ),
+    "stablelm-quarter": Shape(STABLELM, {"num_attention_heads": 2, "num_key_value_heads": 1}),
+    "stablelm-three-quarters": Shape(STABLELM, {"partial_rotary_factor": 0.75, "num_key_value_heads": 2}),
     "stablelm-mqa-eps": Shape(STABLELM, {"num_key_value_heads": 1, "layer_norm_eps": 1e-3, **WHOLE, **theta(1e6)}),
+    "glm": Shape(GLM, {"num_key_value_heads": 2, "head_dim": 24}),
+    "glm-mqa-quarter-tied": Shape(
+        GLM, {"num_key_value_heads": 1, "head_dim": 16, "partial_rotary_factor": 0.25, "tie_word_embeddings": True}
+    ),
+    "glm-whole-heads-no-bias": Shape(
+        GLM, {"head_dim": 20, "attention_bias": False, "partial_rotary_factor": 1.0, **theta(1e6)}
+    ),
+    "glm-yarn": Shape(
+        GLM, {"num_key_value_heads": 2, "head_dim": 32, **rope("yarn", factor=16.0, **ORIGINAL, **HALF)}
+    ),
+    "phi3": Shape(PHI3, {"num_key_value_heads": 2}),
+    "phi3-three-quarters-tied": Shape(
+        PHI3, {"num_key_value_heads": 1, "partial_rotary_factor": 0.75, "tie_word_embeddings": True}
+    ),
+    "phi3-window5": Shape(PHI3, {"sliding_window": 5, "rms_norm_eps": 1e-3, **theta(1e6)}),
     "qwen3": Shape(QWEN3, {"num_key_value_heads": 2, "head_dim": 24, **theta(1e6)}),
     "qwen3-tied-bias": Shape(QWEN3, {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True}),
     "qwen3-mqa-window6": Shape(

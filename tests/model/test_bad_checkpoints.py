@@ -140,7 +140,7 @@ BAD = {
     "flag that is a number": (config(tie_word_embeddings=1), r"tie_word_embeddings=1 is not of type bool"),
     "kv heads": (config(num_key_value_heads=3), r"config\.json: num_heads=4 is not a multiple of num_kv_heads=3"),
     "head width": (config(num_attention_heads=6), r"hidden_size=64 is not a multiple of num_attention_heads=6"),
-    "odd head width": (config(head_dim=5), r"head_width=5 is odd"),
+    "odd head width": (config(head_dim=5), r"head_width=5 with share=1\.0: 5 features would be turned, which is odd"),
     "activation": (config(hidden_act="gelu"), r"hidden_act='gelu' isn't supported yet: only 'silu'"),
     "llama activation": (llama(hidden_act="relu"), r"hidden_act='relu' isn't supported yet: only 'silu'"),
     "windows without a switch": (
@@ -230,7 +230,7 @@ BAD = {
     ),
     "dynamic positions of one pair": (
         config(head_dim=2, rope_parameters={"rope_type": "dynamic", "factor": 2.0}),
-        r"head_width=2: NTK-aware positions need at least 4",
+        r"2 features of a head are turned: NTK-aware positions need at least 4",
     ),
     "rope per layer": (
         config(rope_parameters={"full_attention": {"rope_theta": 1e4}}),
@@ -239,9 +239,9 @@ BAD = {
     "rope that is no mapping": (config(rope_parameters=[1]), r"rope_parameters=\[1\] isn't supported"),
     "partial rope": (
         config(rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
-        r"partial_rotary_factor=0\.5 isn't supported yet",
+        r"partial_rotary_factor=0\.5: this architecture turns whole heads",
     ),
-    "partial rope beside the parameters": (config(partial_rotary_factor=0.5), r"partial_rotary_factor=0\.5 isn't"),
+    "partial rope beside the parameters": (config(partial_rotary_factor=0.5), r"partial_rotary_factor=0\.5: this"),
     "two thetas": (
         config(rope_theta=5e5),
         r"rope_theta=500000\.0 and rope_parameters\.rope_theta=10000\.0: remove all",

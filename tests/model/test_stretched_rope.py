@@ -240,5 +240,5 @@ def test_lengths_of_every_shape(name: str) -> None:
 
 @pytest.mark.parametrize("options", [NtkOptions(factor=2.0), DynamicOptions(factor=2.0)])
 def test_one_pair_can_not_be_both_fast_and_slow(options: RopeOptions) -> None:
-    with pytest.raises(ValueError, match="head_width=2: NTK-aware positions need at least 4"):
+    with pytest.raises(ValueError, match="2 features of a head are turned: NTK-aware positions need at least 4"):
         make(options, width=2)

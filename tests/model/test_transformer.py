@@ -194,7 +194,7 @@ def test_copies_are_models_too() -> None:
         ({"max_positions": -1}, "max_positions=-1"),
         ({"num_kv_heads": 3}, "num_heads=4 is not a multiple of num_kv_heads=3"),
         ({"num_kv_heads": 8}, "num_heads=4 is not a multiple of num_kv_heads=8"),
-        ({"head_width": 7}, "head_width=7 is odd"),
+        ({"head_width": 7}, "head_width=7 with share=1.0: 7 features would be turned, which is odd"),
     ],
 )
 def test_impossible_configs(changes: dict[str, int], message: str) -> None:

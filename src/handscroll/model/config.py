@@ -12,6 +12,7 @@ Variant = TypeVar("Variant")
 
 MASKS = ("causal", "bidirectional", "prefix")
 PLACEMENTS = ("pre", "post", "deepnorm", "sandwich")
+PAIRINGS = ("halves", "adjacent")
 DROPOUTS = ("attention_dropout", "residual_dropout", "embedding_dropout")
 
 
@@ -27,14 +28,33 @@ class PositionOptions:
 class RopeOptions(PositionOptions):
     """Rotary position embedding (RoFormer, arXiv 2104.09864): angle of pair i at position p is p * theta^(-2i/D).
 
+    `pairing`: feature i goes with feature i + D/2 ("halves", as in GPT-NeoX and Llama), or 2i with 2i + 1 ("adjacent",
+    as in the paper, in GPT-J and GLM). `share`: how much of a head is turned, from its first feature on; the rest says
+    what a token is, wherever it stands, and D is the width of what is turned.
     Options that stretch the window are kinds of these, each in its file of `position/`.
     """
 
     theta: float = 10000.0
+    pairing: str = "halves"
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.pairing not in PAIRINGS:
+            raise ValueError(f"pairing={self.pairing!r}: the features of a head are paired as {' or '.join(PAIRINGS)}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share={self.share}: how much of a head is turned, more than 0, at most 1")
+
+    def turned(self, head_width: int) -> int:
+        """How many features of a head are turned."""
+        return int(head_width * self.share)
 
     def check_head(self, head_width: int) -> None:
-        if head_width % 2:
-            raise ValueError(f"head_width={head_width} is odd: rotary positions turn pairs of features")
+        turned = self.turned(head_width)
+        if turned % 2 or not turned:
+            raise ValueError(
+                f"head_width={head_width} with share={self.share}: {turned} features would be turned, which is "
+                f"{'odd' if turned else 'none'}; rotary positions turn pairs of features"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

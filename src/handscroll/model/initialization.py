@@ -77,7 +77,8 @@ def look_back(model: Transformer, bias: float = KEY_BIAS) -> None:
     A head that sees the previous token is the first half of an induction head (arXiv 2209.11895); finding it by
     gradient descent is what small models spend most of their training on. Every key bias is `bias`; the query bias is
     the same vector turned by -(h + 1) positions, so that their product peaks where key position = query position -
-    (h + 1). Their weights are made small (`CONTENT`), lest content outshout position.
+    (h + 1), and 0 in features that aren't turned. Their weights are made small (`CONTENT`), lest content outshout
+    position.
     Raises ValueError for a model without q and k biases, and for positions that turn nothing.
     """
     config = model.config
@@ -86,11 +87,12 @@ def look_back(model: Transformer, bias: float = KEY_BIAS) -> None:
     if not config.qkv_bias:
         raise ValueError("qkv_bias=False: looking back is written into the q and k biases; use qkv_bias=True")
     query, key = (cast(nn.Linear, model.get_submodule(f"layers.0.attention.{name}")) for name in ("q", "k"))
-    key_bias_KD = torch.full((config.num_kv_heads, config.head_width), bias)
-    key.bias.copy_(key_bias_KD.flatten())
     heads = torch.arange(config.num_heads)
     group = config.num_heads // config.num_kv_heads
     rotation = model.position.rotation(heads + 1)
+    key_bias_KD = torch.zeros(config.num_kv_heads, config.head_width)
+    key_bias_KD[:, : 2 * rotation.cosine.shape[-1]] = bias
+    key.bias.copy_(key_bias_KD.flatten())
     # Turning by -(h + 1) is turning by h + 1 with the sine's sign changed.
     backwards = rotation._replace(sine=-rotation.sine)
     query_bias_HD = model.position.rotate(key_bias_KD.repeat_interleave(group, 0)[None, None], backwards)[0, 0]

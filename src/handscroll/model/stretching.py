@@ -46,7 +46,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "llama3": {"low_freq_factor": 1.0, "high_freq_factor": 4.0},
 }
 # They follow from the model.
-DERIVED = ("theta", "original_max_positions")
+DERIVED = ("theta", "pairing", "share", "original_max_positions")
 
 
 def stretch(config: ModelConfig, method: str, to: int, options: Mapping[str, Any] | None = None) -> ModelConfig:
@@ -81,14 +81,16 @@ def stretch(config: ModelConfig, method: str, to: int, options: Mapping[str, Any
         raise ValueError(f"method={method!r} is not for a model with {what}: choose one of {fitting}")
     values: dict[str, Any] = {"original_max_positions": config.max_positions}
     if isinstance(config.position, RopeOptions):
-        values["theta"] = config.position.theta
+        values |= {each.name: getattr(config.position, each.name) for each in fields(RopeOptions)}
     if issubclass(kind, StretchedOptions):
         values["factor"] = to / config.max_positions
     values |= {**PRESETS.get(method, {}), **_checked(method, kind, options)}
     names = [each.name for each in fields(kind)]
     if kind is LongRopeOptions and not {"short_factor", "long_factor"} <= values.keys():
+        assert isinstance(config.position, RopeOptions)
+        pairs = config.position.turned(config.head_width) // 2
         raise ValueError(
-            f"longrope needs short_factor and long_factor, {config.head_width // 2} numbers each, found by search "
+            f"longrope needs short_factor and long_factor, {pairs} numbers each, found by search "
             "(arXiv 2402.13753): give both, or choose another method"
         )
     position = kind(**{name: values[name] for name in names if name in values})

@@ -14,11 +14,14 @@ from handscroll.model.families.albert import ALBERT
 from handscroll.model.families.baichuan import BAICHUAN, BAICHUAN_7B
 from handscroll.model.families.bert import BERT
 from handscroll.model.families.ernie import ERNIE
+from handscroll.model.families.chatglm import CHATGLM
 from handscroll.model.families.family import Family, Source
+from handscroll.model.families.glm import GLM
 from handscroll.model.families.llama import LLAMA
 from handscroll.model.families.mistral import MISTRAL
 from handscroll.model.families.mixtral import MIXTRAL
 from handscroll.model.families.native import NATIVE
+from handscroll.model.families.phi3 import PHI3
 from handscroll.model.families.qwen2 import QWEN2
 from handscroll.model.families.qwen3 import QWEN3
 from handscroll.model.families.qwen_moe import QWEN2_MOE, QWEN3_MOE
@@ -37,6 +40,9 @@ FAMILIES = {
     "bert": BERT,
     "albert": ALBERT,
     "ernie": ERNIE,
+    "glm": GLM,
+    "chatglm": CHATGLM,
+    "phi3": PHI3,
     "handscroll": NATIVE,
 }
 

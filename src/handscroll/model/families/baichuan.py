@@ -16,16 +16,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from handscroll.model.config import ModelConfig, PositionOptions
 from handscroll.model.families.family import Family
+from handscroll.model.families.fused import QKV, Fused, putting_together, qkv_rows, taking_apart
 from handscroll.model.families.llama import MODULES, SIZES
 from handscroll.model.position import AlibiOptions, DynamicAlibiOptions
 
-PACKED, PARTS = ".W_pack.weight", tuple(f".{name}_proj.weight" for name in "qkv")
+PACKED = Fused(".self_attn.W_pack", QKV, qkv_rows)
 HEAD, NORMALIZED_VOCABULARY = "lm_head.weight", 125696
 SCALING, ALIBI_TYPES = "alibi_scaling", {"dynamic": DynamicAlibiOptions}
 # How far a row's length may be from 1 in 16 bits.
@@ -56,29 +56,14 @@ def write_alibi(config: dict[str, Any], position: PositionOptions) -> None:
 
 def unpack(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """The file's tensors with q, k and v apart, and a head whose rows have length 1 where the model wants that."""
-    widths = [config.head_width * heads for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
-    result: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name.endswith(PACKED) and len(tensor) == sum(widths):
-            layer = name.removesuffix(PACKED)
-            pieces = torch.split(tensor, widths)
-            result |= {layer + part: piece for part, piece in zip(PARTS, pieces, strict=True)}
-        elif name == HEAD and config.vocab_size == NORMALIZED_VOCABULARY:
-            result[name] = F.normalize(tensor.float()).to(tensor.dtype)
-        else:
-            result[name] = tensor
+    result = taking_apart(PACKED)(tensors, config)
+    if HEAD in result and config.vocab_size == NORMALIZED_VOCABULARY:
+        result[HEAD] = F.normalize(result[HEAD].float()).to(result[HEAD].dtype)
     return result
 
 
 def pack(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """The inverse. ValueError for a head whose rows readers would shorten or lengthen."""
-    result = {}
-    for name, tensor in tensors.items():
-        if name.endswith(PARTS[0]):
-            layer = name.removesuffix(PARTS[0])
-            result[layer + PACKED] = torch.cat([tensors[layer + part] for part in PARTS])
-        elif not name.endswith(PARTS):
-            result[name] = tensor
     if config.vocab_size == NORMALIZED_VOCABULARY and HEAD in tensors:
         lengths_V = tensors[HEAD].float().norm(dim=1)
         if bool(((lengths_V - 1).abs() > ROUNDING).any()):
@@ -86,7 +71,7 @@ def pack(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor
                 f"the rows of {HEAD} have lengths from {float(lengths_V.min()):.3g} to {float(lengths_V.max()):.3g}: "
                 "readers of a Baichuan 2 checkpoint set them to 1, which would change the model; divide them first"
             )
-    return result
+    return putting_together(PACKED)(tensors, config)
 
 
 BAICHUAN = Family(

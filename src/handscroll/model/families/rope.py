@@ -1,7 +1,8 @@
 """How a config.json says what rotary positions are, both ways, in the styles of transformers 4 and 5.
 
 Version 4 has `rope_theta`, and `rope_scaling` where the window is stretched; version 5 has both in `rope_parameters`.
-A method is named by `rope_type`, in older files by `type`, and its options have Hugging Face's names for them.
+A method is named by `rope_type`, in older files by `type`, and its options have Hugging Face's names for them. How much
+of a head is turned stands beside theta, wherever that is; how features are paired no file says: an architecture does.
 """
 
 from __future__ import annotations
@@ -32,38 +33,67 @@ ROPE_TYPES: dict[str, type[RopeOptions]] = {
 STYLES = ("rope_parameters", "rope_scaling")
 ORIGINAL = "original_max_position_embeddings"
 # Options whose key isn't their own name.
-KEYS = {"theta": "rope_theta", "original_max_positions": ORIGINAL}
-OWN_KEYS = {KEYS.get(each.name, each.name) for options in ROPE_TYPES.values() for each in fields(options)}
+KEYS = {"theta": "rope_theta", "share": "partial_rotary_factor", "original_max_positions": ORIGINAL}
+SHARE = KEYS["share"]
+UNSAID = ("pairing", "share")
+OWN_KEYS = {
+    KEYS.get(each.name, each.name)
+    for options in ROPE_TYPES.values()
+    for each in fields(options)
+    if each.name not in UNSAID
+}
 OWN_KEYS |= {"rope_type", "type"}
 
 
-def read_rope(config: Mapping[str, Any], max_positions: int) -> RopeOptions:
-    """The rotary options of a config.json of either style. ValueError names what is missing, mistyped or unknown."""
+def read_rope(
+    config: Mapping[str, Any], max_positions: int, *, pairing: str = "halves", missing_share: float | None = None
+) -> RopeOptions:
+    """The rotary options of a config.json of either style. ValueError names what is missing, mistyped or unknown.
+
+    `missing_share`: how much of a head is turned where nothing is said; None where the architecture turns whole heads.
+    """
     given = {style: config[style] for style in STYLES if config.get(style)}
     for style, description in given.items():
         if not isinstance(description, Mapping) or any(isinstance(each, Mapping) for each in description.values()):
             raise ValueError(f"{style}={description!r} isn't supported: give one {{'rope_theta': ...}} for all layers")
-    for part in (config, *given.values()):
-        if part.get("partial_rotary_factor") not in (None, 1.0):
-            raise ValueError(f"partial_rotary_factor={part['partial_rotary_factor']!r} isn't supported yet: only 1.0")
-    theta = _theta(config, given)
-    found = {style: _options(style, given[style], config, theta, max_positions) for style in given}
+    theta = _said("rope_theta", config, given, RopeOptions().theta)
+    if theta <= 0:
+        raise ValueError(f"rope_theta={theta}: it must be positive")
+    share = _said(SHARE, config, given, 1.0 if missing_share is None else missing_share)
+    if missing_share is None and share != 1:
+        raise ValueError(f"{SHARE}={share}: this architecture turns whole heads, which is 1.0")
+    common = {"theta": theta, "pairing": pairing, "share": share}
+    found = {style: _options(style, given[style], config, common, max_positions) for style in given}
     if len(set(found.values())) > 1:
         raise ValueError(f"{' and '.join(found)} say different things: remove one of them")
-    return next(iter(found.values()), RopeOptions(theta))
+    return next(iter(found.values()), RopeOptions(theta, pairing, share))
 
 
-def write_rope(config: dict[str, Any], position: PositionOptions) -> None:
+def write_rope(
+    config: dict[str, Any],
+    position: PositionOptions,
+    *,
+    pairing: str = "halves",
+    missing_share: float | None = None,
+) -> None:
     """Writes the options where `config` keeps them already (mutates); else in version 4's style, which both read.
 
-    ValueError for positions that are not rotary.
+    ValueError for positions that are not rotary, and for a pairing or a share that the architecture doesn't have.
     """
     if not isinstance(position, RopeOptions):
         raise ValueError(
             f"rotary positions are all that a {config.get('model_type')} checkpoint can say, not {position!r}"
         )
+    if position.pairing != pairing or (position.share != 1 and missing_share is None):
+        raise ValueError(
+            f"a {config.get('model_type')} checkpoint can't say pairing={position.pairing!r}, share={position.share:g}"
+        )
     kind = next(name for name, options in ROPE_TYPES.items() if options is type(position))
-    told = {KEYS.get(each.name, each.name): getattr(position, each.name) for each in fields(position)}
+    told = {
+        KEYS.get(each.name, each.name): getattr(position, each.name)
+        for each in fields(position)
+        if each.name not in UNSAID
+    }
     told = {key: list(value) if isinstance(value, tuple) else value for key, value in told.items() if value is not None}
     theta = told.pop("rope_theta")
     styles = [style for style in STYLES if config.get(style)]
@@ -74,10 +104,14 @@ def write_rope(config: dict[str, Any], position: PositionOptions) -> None:
         new = {key: value for key, value in old.items() if key not in OWN_KEYS} | told
         if style == "rope_parameters" or "rope_theta" in old:
             new["rope_theta"] = theta
+        if SHARE in old or (style == "rope_parameters" and missing_share is not None):
+            new[SHARE] = position.share
         is_plain = kind == "default" and style == "rope_scaling" and not new
         config[style] = None if is_plain else new | {"rope_type": kind} | ({"type": kind} if "type" in old else {})
     if not config.get("rope_parameters") or "rope_theta" in config:
         config["rope_theta"] = theta
+    if SHARE in config or (missing_share is not None and not config.get("rope_parameters")):
+        config[SHARE] = position.share
     if ORIGINAL in config and ORIGINAL in told:
         config[ORIGINAL] = told[ORIGINAL]
 
@@ -89,27 +123,24 @@ def sayable(config: ModelConfig) -> ModelConfig:
     return config
 
 
-def _theta(config: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]]) -> float:
-    """The one theta that a config.json names, in however many places."""
-    thetas = {"rope_theta": config.get("rope_theta")}
-    thetas |= {f"{style}.rope_theta": description.get("rope_theta") for style, description in given.items()}
-    named = {key: checked(value, "float", key) for key, value in thetas.items() if value is not None}
+def _said(key: str, config: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]], missing: float) -> float:
+    """The one number that a config.json gives for a key, in however many places; `missing` where it gives none."""
+    found = {key: config.get(key)}
+    found |= {f"{style}.{key}": description.get(key) for style, description in given.items()}
+    named = {place: checked(value, "float", place) for place, value in found.items() if value is not None}
     if len(set(named.values())) > 1:
-        raise ValueError(f"{' and '.join(f'{key}={value}' for key, value in named.items())}: remove all but one")
-    theta: float = next(iter(named.values()), RopeOptions().theta)
-    if theta <= 0:
-        raise ValueError(f"rope_theta={theta}: it must be positive")
-    return theta
+        raise ValueError(f"{' and '.join(f'{place}={value}' for place, value in named.items())}: remove all but one")
+    return next(iter(named.values()), missing)
 
 
 def _options(
-    style: str, description: Mapping[str, Any], config: Mapping[str, Any], theta: float, max_positions: int
+    style: str, description: Mapping[str, Any], config: Mapping[str, Any], common: Mapping[str, Any], max_positions: int
 ) -> RopeOptions:
     """The options of one description. An original window that isn't named is the window, as in transformers."""
     kind = description.get("rope_type") or description.get("type") or "default"
     if not isinstance(kind, str) or kind not in ROPE_TYPES:
         raise ValueError(f"{style} has type {kind!r}, which isn't supported; known: {', '.join(ROPE_TYPES)}")
-    values: dict[str, Any] = {"theta": theta}
+    values: dict[str, Any] = dict(common)
     for each in fields(ROPE_TYPES[kind]):
         if each.name in values:
             continue

@@ -37,8 +37,8 @@ def write_none(config: dict[str, Any], windows: Windows, num_layers: int) -> Non
     _write_types(config, num_layers, num_layers)
 
 
-def read_mistral(config: Mapping[str, Any], num_layers: int) -> Windows:
-    window = config.get(WINDOW, DEFAULT_WINDOW)
+def read_mistral(config: Mapping[str, Any], num_layers: int, *, missing: int | None = DEFAULT_WINDOW) -> Windows:
+    window = config.get(WINDOW, missing)
     first = num_layers if window is None else 0
     if _first_sliding(config, num_layers, first) != first:
         raise ValueError(f"{TYPES}={config[TYPES]!r} and {WINDOW}={window!r} say different things: remove {TYPES}")

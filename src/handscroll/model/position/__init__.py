@@ -102,8 +102,9 @@ POSITION_KINDS: dict[str, type[PositionOptions]] = {
 
 def make_position(config: ModelConfig) -> Position:
     # Pairs of a head's features differ in their speed, heads in their slope.
-    size = config.num_heads if isinstance(config.position, AlibiOptions) else config.head_width
-    return POSITIONS[type(config.position)](size, config.position, config.max_positions)
+    position = config.position
+    size = position.turned(config.head_width) if isinstance(position, RopeOptions) else config.num_heads
+    return POSITIONS[type(position)](size, position, config.max_positions)
 
 
 def rotation_of(position: Position, layout: Layout, asking: Layout | None = None) -> Rotation:

@@ -22,15 +22,15 @@ class DynamicOptions(StretchedOptions):
 
     def check_head(self, head_width: int) -> None:
         super().check_head(head_width)
-        refuse_one_pair(head_width)
+        refuse_one_pair(self.turned(head_width))
 
 
 class Dynamic(Rotary):
     depends_on_length = True
 
-    def __init__(self, head_width: int, options: DynamicOptions, max_positions: int):
-        super().__init__(frequencies(head_width, options.theta), max_positions)
-        self.head_width, self.options, self.max_positions = head_width, options, max_positions
+    def __init__(self, turned_width: int, options: DynamicOptions, max_positions: int):
+        super().__init__(options.pairing, frequencies(turned_width, options.theta), max_positions)
+        self.turned_width, self.options, self.max_positions = turned_width, options, max_positions
 
     def rotation(self, positions: Tensor, lengths: Tensor | None = None) -> Rotation:
         if lengths is None or int(lengths.max()) <= self.max_positions:
@@ -41,4 +41,4 @@ class Dynamic(Rotary):
         """(..., D/2): those of texts of these lengths (...)."""
         times = lengths.double().clamp(min=self.max_positions) / self.max_positions
         factor = self.options.factor * times - (self.options.factor - 1)
-        return frequencies(self.head_width, stretched_theta(self.options.theta, factor, self.head_width)[..., None])
+        return frequencies(self.turned_width, stretched_theta(self.options.theta, factor, self.turned_width)[..., None])

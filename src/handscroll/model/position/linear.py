@@ -18,5 +18,5 @@ class LinearOptions(StretchedOptions):
 
 
 class Linear(Rotary):
-    def __init__(self, head_width: int, options: LinearOptions, max_positions: int):
-        super().__init__(frequencies(head_width, options.theta) / options.factor, max_positions)
+    def __init__(self, turned_width: int, options: LinearOptions, max_positions: int):
+        super().__init__(options.pairing, frequencies(turned_width, options.theta) / options.factor, max_positions)

@@ -35,9 +35,9 @@ class Llama3Options(StretchedOptions):
 
 
 class Llama3(Rotary):
-    def __init__(self, head_width: int, options: Llama3Options, max_positions: int):
-        plain = frequencies(head_width, options.theta)
+    def __init__(self, turned_width: int, options: Llama3Options, max_positions: int):
+        plain = frequencies(turned_width, options.theta)
         turns = options.original_max_positions * plain / (2 * math.pi)
         low, high = options.low_freq_factor, options.high_freq_factor
         kept = ((turns - low) / (high - low)).clamp(0, 1)
-        super().__init__(plain * kept + plain / options.factor * (1 - kept), max_positions)
+        super().__init__(options.pairing, plain * kept + plain / options.factor * (1 - kept), max_positions)

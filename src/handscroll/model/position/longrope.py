@@ -32,6 +32,7 @@ class LongRopeOptions(RopeOptions):
     attention_factor: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_original(self.original_max_positions)
         check_attention_factor(self.attention_factor)
         if self.factor is not None:
@@ -43,11 +44,12 @@ class LongRopeOptions(RopeOptions):
 
     def check_head(self, head_width: int) -> None:
         super().check_head(head_width)
+        pairs = self.turned(head_width) // 2
         for name in ("short_factor", "long_factor"):
             given = len(getattr(self, name))
-            if given != head_width // 2:
+            if given != pairs:
                 raise ValueError(
-                    f"{name} holds {given} factors, but head_width={head_width} has {head_width // 2} pairs: "
+                    f"{name} holds {given} factors, but head_width={head_width} has {pairs} pairs: "
                     "give one factor a pair"
                 )
 
@@ -55,16 +57,16 @@ class LongRopeOptions(RopeOptions):
 class LongRope(Rotary):
     depends_on_length = True
 
-    def __init__(self, head_width: int, options: LongRopeOptions, max_positions: int):
+    def __init__(self, turned_width: int, options: LongRopeOptions, max_positions: int):
         self.options = options
-        plain = frequencies(head_width, options.theta)
+        plain = frequencies(turned_width, options.theta)
         short, long = (
             plain / torch.tensor(factors, dtype=torch.float64, device="cpu")
             for factors in (options.short_factor, options.long_factor)
         )
         attention_factor = temperature(options, max_positions)
-        super().__init__(short, options.original_max_positions, attention_factor)
-        self.long = Rotary(long, max_positions, attention_factor)
+        super().__init__(options.pairing, short, options.original_max_positions, attention_factor)
+        self.long = Rotary(options.pairing, long, max_positions, attention_factor)
 
     def rotation(self, positions: Tensor, lengths: Tensor | None = None) -> Rotation:
         is_long = None if lengths is None else lengths > self.options.original_max_positions

@@ -21,18 +21,22 @@ class NtkOptions(StretchedOptions):
 
     def check_head(self, head_width: int) -> None:
         super().check_head(head_width)
-        refuse_one_pair(head_width)
+        refuse_one_pair(self.turned(head_width))
 
     def plain(self, head_width: int) -> RopeOptions:
         """The unscaled options that give the very same frequencies."""
-        return RopeOptions(stretched_theta(self.theta, self.factor, head_width))
+        theta = stretched_theta(self.theta, self.factor, self.turned(head_width))
+        return RopeOptions(theta, self.pairing, self.share)
 
 
 class Ntk(Rotary):
-    def __init__(self, head_width: int, options: NtkOptions, max_positions: int):
-        super().__init__(frequencies(head_width, options.plain(head_width).theta), max_positions)
+    def __init__(self, turned_width: int, options: NtkOptions, max_positions: int):
+        theta = stretched_theta(options.theta, options.factor, turned_width)
+        super().__init__(options.pairing, frequencies(turned_width, theta), max_positions)
 
 
-def refuse_one_pair(head_width: int) -> None:
-    if head_width < 4:
-        raise ValueError(f"head_width={head_width}: NTK-aware positions need at least 4, a fast and a slow pair")
+def refuse_one_pair(turned_width: int) -> None:
+    if turned_width < 4:
+        raise ValueError(
+            f"{turned_width} features of a head are turned: NTK-aware positions need at least 4, a fast and a slow pair"
+        )

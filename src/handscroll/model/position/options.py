@@ -15,6 +15,7 @@ class StretchedOptions(RopeOptions):
     factor: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_factor(self.factor)
 
 

@@ -7,5 +7,5 @@ from handscroll.model.position.rotary import Rotary, frequencies
 
 
 class Rope(Rotary):
-    def __init__(self, head_width: int, options: RopeOptions, max_positions: int):
-        super().__init__(frequencies(head_width, options.theta), max_positions)
+    def __init__(self, turned_width: int, options: RopeOptions, max_positions: int):
+        super().__init__(options.pairing, frequencies(turned_width, options.theta), max_positions)

@@ -1,9 +1,10 @@
-"""What all rotary positions share: turning pairs of features, halves paired as in GPT-NeoX and Hugging Face's Llama.
+"""What all rotary positions share: turning pairs of a head's first features, paired by halves or with their neighbours.
 
 A variant says how fast each pair turns, and by what cosine and sine are multiplied. Angles are computed in float64 and
-cast after cosine and sine.
+cast after cosine and sine. How features are paired is a matter of their order, which training and files depend on, and
+of nothing else; how many there are to a rotation says how much of a head is turned.
 
-Letters: B batch, T tokens, H heads, D head width.
+Letters: B batch, T tokens, H heads, D features of a head that are turned, F all of a head's.
 """
 
 from __future__ import annotations
@@ -28,17 +29,19 @@ class Rotation(NamedTuple):
 
 
 class Rotary:
-    """Turns feature pair (i, i + D/2) by position * frequencies[i] (RoFormer, arXiv 2104.09864, equation 34).
+    """Turns a pair by position * frequencies[i] (RoFormer, arXiv 2104.09864, equation 34).
 
-    Cosine and sine are multiplied by `attention_factor`, so that every score is by its square.
+    Pair i is (i, i + D/2) with a `pairing` of "halves", as in GPT-NeoX and Hugging Face's Llama, and (2i, 2i + 1) with
+    "adjacent", as in the paper, GPT-J and GLM. Cosine and sine are multiplied by `attention_factor`, so that what
+    turned features add to a score is by its square.
     """
 
     # Whether `rotation` looks at lengths. If so, a text that grows turns all of its keys anew.
     depends_on_length = False
     adds_bias = False
 
-    def __init__(self, frequencies: Tensor, max_positions: int, attention_factor: float = 1.0):
-        self.frequencies, self.attention_factor = frequencies, attention_factor
+    def __init__(self, pairing: str, frequencies: Tensor, max_positions: int, attention_factor: float = 1.0):
+        self.pairing, self.frequencies, self.attention_factor = pairing, frequencies, attention_factor
         self._table = self._angles(torch.arange(min(max_positions, TABLE_START), device="cpu"), frequencies)
 
     def rotation(self, positions: Tensor, lengths: Tensor | None = None) -> Rotation:
@@ -56,13 +59,19 @@ class Rotary:
         return Rotation(table.cosine[positions], table.sine[positions])
 
     def rotate(self, x: Tensor, rotation: Rotation) -> Tensor:
-        """x (B, H, T, D); the rotation's positions are (T,), (B, T) or (B, H, T). Same dtype and shape back."""
+        """x (B, H, T, F); the rotation's positions are (T,), (B, T) or (B, H, T). Same dtype and shape back."""
         cosine, sine = rotation
         if cosine.dim() == 3:
             cosine, sine = cosine[:, None], sine[:, None]
         cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
+        turned = 2 * cosine.shape[-1]
+        x, *rest = (x,) if turned == x.shape[-1] else x.split((turned, x.shape[-1] - turned), dim=-1)
+        if self.pairing == "adjacent":
+            first, second = x[..., ::2], x[..., 1::2]
+            pairs = torch.stack((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+            return torch.cat((pairs.flatten(-2), *rest), dim=-1) if rest else pairs.flatten(-2)
         first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+        return torch.cat((first * cosine - second * sine, second * cosine + first * sine, *rest), dim=-1)
 
     def bias(self, query_positions: Tensor, key_positions: Tensor, lengths: Tensor | None = None) -> None:
         """None: turned queries and keys say it all."""
@@ -73,15 +82,15 @@ class Rotary:
         return Rotation(cosine.float(), sine.float())
 
 
-def frequencies(head_width: int, theta: float | Tensor) -> Tensor:
+def frequencies(turned_width: int, theta: float | Tensor) -> Tensor:
     """theta^(-2i/D) for every pair i: (D/2,), or (..., D/2) where theta is (..., 1); float64."""
     # The host even where a model is being built on the meta device: these are numbers, not weights.
     device = theta.device if isinstance(theta, Tensor) else "cpu"
-    exponents = torch.arange(0, head_width, 2, dtype=torch.float64, device=device) / head_width
+    exponents = torch.arange(0, turned_width, 2, dtype=torch.float64, device=device) / turned_width
     return theta**-exponents
 
 
-def stretched_theta(theta: float, factor: Number, head_width: int) -> Number:
+def stretched_theta(theta: float, factor: Number, turned_width: int) -> Number:
     """theta * factor^(D/(D-2)): the first pair turns as before, the last one `factor` times slower ("NTK-aware")."""
-    times: Number = factor ** (head_width / (head_width - 2))
+    times: Number = factor ** (turned_width / (turned_width - 2))
     return theta * times

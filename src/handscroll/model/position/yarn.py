@@ -48,21 +48,22 @@ class YarnOptions(StretchedOptions):
 
 
 class Yarn(Rotary):
-    def __init__(self, head_width: int, options: YarnOptions, max_positions: int):
-        kept = frequencies(head_width, options.theta)
-        ramp = slowed(head_width, options)
-        super().__init__(kept * (1 - ramp) + kept / options.factor * ramp, max_positions, temperature(options))
+    def __init__(self, turned_width: int, options: YarnOptions, max_positions: int):
+        kept = frequencies(turned_width, options.theta)
+        ramp = slowed(turned_width, options)
+        mixed = kept * (1 - ramp) + kept / options.factor * ramp
+        super().__init__(options.pairing, mixed, max_positions, temperature(options))
 
 
-def slowed(head_width: int, options: YarnOptions) -> Tensor:
+def slowed(turned_width: int, options: YarnOptions) -> Tensor:
     """(D/2,) float64: 0 where a pair keeps its speed, 1 where it is slowed down by `factor`, a ramp between."""
-    first, last = (_pair_that_turns(times, head_width, options) for times in (options.beta_fast, options.beta_slow))
+    first, last = (_pair_that_turns(times, turned_width, options) for times in (options.beta_fast, options.beta_slow))
     if options.truncate:
         first, last = math.floor(first), math.ceil(last)
-    first, last = max(first, 0), min(last, head_width - 1)
+    first, last = max(first, 0), min(last, turned_width - 1)
     # Of no length, a ramp would divide by zero: transformers' way out, so that both give the same.
     length = last - first or 1e-3
-    pairs = torch.arange(head_width // 2, dtype=torch.float64, device="cpu")
+    pairs = torch.arange(turned_width // 2, dtype=torch.float64, device="cpu")
     return ((pairs - first) / length).clamp(0, 1)
 
 
@@ -77,7 +78,7 @@ def temperature(options: YarnOptions) -> float:
     return 1 + 0.1 * math.log(options.factor)
 
 
-def _pair_that_turns(times: float, head_width: int, options: YarnOptions) -> float:
+def _pair_that_turns(times: float, turned_width: int, options: YarnOptions) -> float:
     """The pair, a fraction, that goes round so many times: L theta^(-2i/D) = 2 pi times, solved for i."""
     turns = options.original_max_positions / (times * 2 * math.pi)
-    return head_width * math.log(turns) / (2 * math.log(options.theta))
+    return turned_width * math.log(turns) / (2 * math.log(options.theta))
