@@ -10,14 +10,22 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
     GlmConfig,
     GlmForCausalLM,
+    Glm4Config,
+    Glm4ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     Qwen2Config,
@@ -45,6 +53,10 @@ MIXTRAL = (MixtralConfig, MixtralForCausalLM)
 QWEN2_MOE = (Qwen2MoeConfig, Qwen2MoeForCausalLM)
 QWEN3_MOE = (Qwen3MoeConfig, Qwen3MoeForCausalLM)
 GLM = (GlmConfig, GlmForCausalLM)
+GLM4 = (Glm4Config, Glm4ForCausalLM)
+GPT2 = (GPT2Config, GPT2LMHeadModel)
+BLOOM = (BloomConfig, BloomForCausalLM)
+MPT = (MptConfig, MptForCausalLM)
 PHI3 = (Phi3Config, Phi3ForCausalLM)
 STABLELM = (StableLmConfig, StableLmForCausalLM)
 
@@ -67,6 +79,13 @@ SMALL = {
     "bos_token_id": None,
     "pad_token_id": None,
     "eos_token_id": None,
+}
+# Other names, and a feed-forward of four times the model's width.
+NO_TOKENS = {"bos_token_id": None, "eos_token_id": None}
+OWN_SIZES: dict[Any, dict[str, Any]] = {
+    GPT2Config: {"vocab_size": VOCAB, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, **NO_TOKENS},
+    BloomConfig: {"vocab_size": VOCAB, "hidden_size": 64, "n_layer": 2, "n_head": 4, "seq_length": 256, **NO_TOKENS},
+    MptConfig: {"vocab_size": VOCAB, "d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 256, **NO_TOKENS},
 }
 
 
@@ -135,9 +154,23 @@ SHAPES = {
     "glm-whole-heads-no-bias": Shape(
         GLM, {"head_dim": 20, "attention_bias": False, "partial_rotary_factor": 1.0, **theta(1e6)}
     ),
-    "glm-yarn": Shape(
-        GLM, {"num_key_value_heads": 2, "head_dim": 32, **rope("yarn", factor=16.0, **ORIGINAL, **HALF)}
+    "glm-yarn": Shape(GLM, {"num_key_value_heads": 2, "head_dim": 32, **rope("yarn", factor=16.0, **ORIGINAL, **HALF)}),
+    "glm4": Shape(GLM4, {"num_key_value_heads": 2, "head_dim": 24}),
+    "glm4-mqa-no-bias-tied": Shape(
+        GLM4, {"num_key_value_heads": 1, "head_dim": 16, "attention_bias": False, "tie_word_embeddings": True}
     ),
+    "glm4-one-layer-quarter": Shape(
+        GLM4, {"num_hidden_layers": 1, "head_dim": 32, "partial_rotary_factor": 0.25, "rms_norm_eps": 1e-3}
+    ),
+    "gpt2": Shape(GPT2, {}),
+    "gpt2-narrow-feedforward-untied": Shape(GPT2, {"n_inner": 80, "tie_word_embeddings": False}),
+    "gpt2-six-heads-eps": Shape(GPT2, {"n_embd": 72, "n_head": 6, "n_layer": 1, "layer_norm_epsilon": 1e-3}),
+    "bloom": Shape(BLOOM, {}),
+    "bloom-six-heads-untied": Shape(BLOOM, {"hidden_size": 72, "n_head": 6, "tie_word_embeddings": False}),
+    "bloom-one-layer-eps": Shape(BLOOM, {"n_layer": 1, "n_head": 8, "layer_norm_epsilon": 1e-3}),
+    "mpt": Shape(MPT, {}),
+    "mpt-six-heads-untied": Shape(MPT, {"d_model": 72, "n_heads": 6, "tie_word_embeddings": False}),
+    "mpt-one-layer-eps": Shape(MPT, {"n_layers": 1, "n_heads": 8, "layer_norm_epsilon": 1e-3}),
     "phi3": Shape(PHI3, {"num_key_value_heads": 2}),
     "phi3-three-quarters-tied": Shape(
         PHI3, {"num_key_value_heads": 1, "partial_rotary_factor": 0.75, "tie_word_embeddings": True}
@@ -240,13 +273,13 @@ class Pair(NamedTuple):
 def make_reference(shape: Shape, *, seed: int = 0) -> Any:
     """A transformers model whose every tensor is random: theirs start with biases of 0 and norms of 1."""
     (config_class, model_class), changes = shape
-    model = model_class(config_class(**{**SMALL, **changes}))
+    model = model_class(config_class(**{**OWN_SIZES.get(config_class, SMALL), **changes}))
     model.set_attn_implementation("eager")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor_name, tensor in model.named_parameters():
             noise = torch.randn(tensor.shape, generator=generator)
-            if "norm" in tensor_name:
+            if "norm" in tensor_name or ".ln_" in tensor_name:
                 tensor.copy_(1 + 0.3 * noise)
             else:
                 tensor.copy_(noise * (0.3 if tensor_name.endswith("bias") else tensor.shape[-1] ** -0.5))

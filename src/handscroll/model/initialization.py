@@ -66,7 +66,7 @@ def initialize(model: Transformer, seed: int) -> None:
         elif isinstance(module, RMSNorm | LayerNorm):
             is_scaled = name == "norm" and config.tied_embeddings
             module.weight.fill_(1 / math.sqrt(config.width) if is_scaled else 1.0)
-            if isinstance(module, LayerNorm):
+            if isinstance(module, LayerNorm) and module.bias is not None:
                 module.bias.zero_()
 
 

@@ -25,15 +25,24 @@ class RMSNorm(nn.Module):
 class LayerNorm(nn.Module):
     """(x - mean) / sqrt(variance + eps) * weight + bias (arXiv 1607.06450, equation 4); the variance divides by E."""
 
+    has_bias = True
+
     def __init__(self, width: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
-        self.bias = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width)) if self.has_bias else None
         self.eps = eps
 
     def forward(self, x_BTE: Tensor, layout: Layout) -> tuple[Tensor, None]:
-        weight, bias = self.weight.to(x_BTE.dtype), self.bias.to(x_BTE.dtype)
+        weight = self.weight.to(x_BTE.dtype)
+        bias = None if self.bias is None else self.bias.to(x_BTE.dtype)
         return F.layer_norm(x_BTE, self.weight.shape, weight, bias, self.eps), None
 
 
-NORMS = {"rms": RMSNorm, "layer": LayerNorm}
+class LayerNormWithoutBias(LayerNorm):
+    """LayerNorm whose output has the weight's size in every feature, but no offset of its own (MPT)."""
+
+    has_bias = False
+
+
+NORMS = {"rms": RMSNorm, "layer": LayerNorm, "layer_no_bias": LayerNormWithoutBias}

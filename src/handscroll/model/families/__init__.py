@@ -14,12 +14,15 @@ from handscroll.model.families.albert import ALBERT
 from handscroll.model.families.baichuan import BAICHUAN, BAICHUAN_7B
 from handscroll.model.families.bert import BERT
 from handscroll.model.families.ernie import ERNIE
+from handscroll.model.families.bloom import BLOOM
 from handscroll.model.families.chatglm import CHATGLM
 from handscroll.model.families.family import Family, Source
-from handscroll.model.families.glm import GLM
+from handscroll.model.families.glm import GLM, GLM4
+from handscroll.model.families.gpt2 import GPT2
 from handscroll.model.families.llama import LLAMA
 from handscroll.model.families.mistral import MISTRAL
 from handscroll.model.families.mixtral import MIXTRAL
+from handscroll.model.families.mpt import MPT
 from handscroll.model.families.native import NATIVE
 from handscroll.model.families.phi3 import PHI3
 from handscroll.model.families.qwen2 import QWEN2
@@ -41,8 +44,12 @@ FAMILIES = {
     "albert": ALBERT,
     "ernie": ERNIE,
     "glm": GLM,
+    "glm4": GLM4,
     "chatglm": CHATGLM,
     "phi3": PHI3,
+    "gpt2": GPT2,
+    "bloom": BLOOM,
+    "mpt": MPT,
     "handscroll": NATIVE,
 }
 

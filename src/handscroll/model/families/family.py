@@ -54,19 +54,54 @@ def write_no_more(config: dict[str, Any], model: ModelConfig) -> None:
     pass
 
 
+Derive = Callable[[Mapping[str, Any]], Any]
+
+
+def four_widths(values: Mapping[str, Any]) -> Any:
+    return 4 * values["width"]
+
+
+def part_of_width(values: Mapping[str, Any]) -> Any:
+    """The width of a head. ValueError where heads can't be equally wide."""
+    if values["width"] % values["num_heads"]:
+        raise ValueError(
+            f"a model of width {values['width']} can't have {values['num_heads']} heads of equal width: correct one"
+        )
+    return values["width"] // values["num_heads"]
+
+
+# Fields that follow from others where every head has its own keys, and all of them together the model's width.
+MULTI_HEAD: Mapping[str, Derive] = {"num_kv_heads": lambda values: values["num_heads"], "head_width": part_of_width}
+
+
+def reads_only(position: PositionOptions) -> Callable[[Mapping[str, Any], int], PositionOptions]:
+    return lambda config, max_positions: position
+
+
+def writes_only(position: PositionOptions) -> Callable[[dict[str, Any], PositionOptions], None]:
+    """For architectures that have one kind of positions, and no key for it."""
+
+    def write(config: dict[str, Any], wanted: PositionOptions) -> None:
+        if wanted != position:
+            raise ValueError(f"a {config.get('model_type')} checkpoint can't say position={wanted!r}")
+
+    return write
+
+
 @dataclass(frozen=True)
 class Family:
     """One architecture. `read` and `write` are each other's inverse for every config that the family can express.
 
-    `keys` gives the config.json key of a `ModelConfig` field, widths before what follows from them, and `defaults` what
-    transformers takes for a missing one; `fixed` are the fields that the architecture decides by itself, `required` the
-    keys that may have one value only. `modules` gives the name in the file of a module of `Transformer`, {} standing
-    for a number, the layer's and then the expert's; tensors whose name matches `ignored` can be derived, or belong to
-    another head, and are no weights. `read_position` and `write_position` are a pair as in `rope.py`, `read_windows`
-    and `write_windows` one as in `windows.py`, `read_experts` and `write_experts` one as in `experts.py`, `read_head`
-    and `write_head` one as in `heads.py`; `read_slots` gives fields that follow from others or from several keys, and
-    `write_slots` is its inverse; `unpack` makes of a file's tensors those that `modules` name, where several of them
-    lie in one, and `pack` is its inverse.
+    `keys` gives the config.json key of a `ModelConfig` field, widths before what follows from them, `older_keys`
+    another name of a key, and `defaults` what transformers takes for a missing one; `derived` are fields that follow
+    from those before them, always or where their key is missing. `fixed` are the fields that the architecture decides
+    by itself, `required` the keys that may have one value only. `modules` gives the name in the file of a module of
+    `Transformer`, {} standing for a number, the layer's and then the expert's; tensors whose name matches `ignored` can
+    be derived, or belong to another head, and are no weights. `read_position` and `write_position` are a pair as in
+    `rope.py`, `read_windows` and `write_windows` one as in `windows.py`, `read_experts` and `write_experts` one as in
+    `experts.py`, `read_head` and `write_head` one as in `heads.py`; `read_slots` gives fields that follow from others
+    or from several keys, and `write_slots` is its inverse; `unpack` makes of a file's tensors those that `modules`
+    name, where several of them lie in one, and `pack` is its inverse.
     """
 
     model_type: str
@@ -89,6 +124,8 @@ class Family:
     write_slots: Callable[[dict[str, Any], ModelConfig], None] = write_no_more
     unpack: Callable[[Mapping[str, Tensor], ModelConfig], dict[str, Tensor]] = as_they_are
     pack: Callable[[Mapping[str, Tensor], ModelConfig], dict[str, Tensor]] = as_they_are
+    derived: Mapping[str, Derive] = field(default_factory=dict)
+    older_keys: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, config: Mapping[str, Any]) -> ModelConfig:
         """config.json to `ModelConfig`. ValueError names the key that is missing, mistyped or not supported."""
@@ -96,6 +133,7 @@ class Family:
         values = dict(self.fixed)
         for name in self.keys:
             values[name] = self._value(name, config, values)
+        values |= {name: derive(values) for name, derive in self.derived.items() if name not in self.keys}
         values |= self.read_windows(config, values["num_layers"])._asdict()
         values["experts"] = self.read_experts(config, values["num_layers"])
         values |= self.read_slots(config, values)
@@ -112,6 +150,7 @@ class Family:
         wanted = {name: getattr(config, name) for name in self.keys}
         for name, key in self.keys.items():
             is_derived = name == "head_width" and config.head_width * config.num_heads == config.width
+            is_derived |= name in self.derived and self.derived[name](wanted) == wanted[name]
             if (base is None and not is_derived) or self._value(name, result, wanted) != wanted[name]:
                 result[key] = wanted[name]
         if base is None or self.read_position(result, config.max_positions) != config.position:
@@ -153,8 +192,12 @@ class Family:
         """A field as `config` has it, else what follows from the fields before it (`values`), else the default."""
         key = self.keys[name]
         value = config.get(key)
+        if value is None and key in self.older_keys:
+            value = config.get(self.older_keys[key])
         if value is not None:
             return checked(value, next(str(each.type) for each in fields(ModelConfig) if each.name == name), key)
+        if name in self.derived:
+            return self.derived[name](values)
         if key not in config and name in self.defaults:
             return self.defaults[name]
         if name == "num_kv_heads":

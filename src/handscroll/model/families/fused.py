@@ -91,6 +91,11 @@ def putting_together(*fused: Fused) -> Callable[[Mapping[str, Tensor], ModelConf
     return pack
 
 
+def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Names as a whole model's file has them, of a file that may hold the model without its head."""
+    return {name if name.startswith((prefix, "lm_head.")) else prefix + name: each for name, each in tensors.items()}
+
+
 def _named(name: str, endings: Iterable[tuple[Fused, str]]) -> tuple[Fused, str, str] | None:
     """What a tensor's name ends with, and what is before and after it: "model.layers.0" and "weight"."""
     for each, ending in endings:

@@ -6,6 +6,7 @@ matrix. `glm4`, its successor, normalizes what attention and feed-forward give, 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -36,4 +37,15 @@ GLM = Family(
     write_position=partial(write_rope, **ROTARY),
     unpack=taking_apart(GATE_UP),
     pack=putting_together(GATE_UP),
+)
+GLM4 = replace(
+    GLM,
+    model_type="glm4",
+    architecture="Glm4ForCausalLM",
+    fixed={**GLM.fixed, "norm_placement": "sandwich"},
+    modules={
+        **MODULES,
+        "layers.{}.attention_out_norm": "model.layers.{}.post_self_attn_layernorm",
+        "layers.{}.feedforward_out_norm": "model.layers.{}.post_mlp_layernorm",
+    },
 )
