@@ -7,11 +7,12 @@ from handscroll.model import ModelConfig, RopeOptions, Transformer
 from handscroll.model.position import AlibiOptions
 
 WINDOW = 128
-# Heads, kv heads, positions; ALiBi with a number of heads that is no power of two.
+# Heads, kv heads, positions; ALiBi with a number of heads that is no power of two, and heads that are
+# turned in part, feature by feature with the next.
 SHAPES = {
     "multi_head": (4, 4, RopeOptions()),
     "grouped": (4, 2, RopeOptions()),
-    "multi_query": (4, 1, RopeOptions()),
+    "multi_query": (4, 1, RopeOptions(pairing="adjacent", share=0.5)),
     "grouped_alibi": (6, 2, AlibiOptions()),
 }
 

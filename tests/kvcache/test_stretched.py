@@ -33,6 +33,7 @@ from handscroll.model.position import (
     YarnOptions,
     make_position,
 )
+from handscroll.model.position.absolute import Absolute
 
 # The window, past which dynamic positions change with every token; LongRoPE's change once, after 16 tokens.
 WINDOW, ORIGINAL, LENGTH = 32, 16, 60
@@ -95,7 +96,8 @@ def feed(
 
 
 def test_every_position_has_options_here() -> None:
-    assert [type(each) for each in OPTIONS.values()] == list(POSITIONS)
+    seen = [options for options, position in POSITIONS.items() if position is not Absolute]
+    assert [type(each) for each in OPTIONS.values()] == seen
     dependent = [make_position(make(each, 1).config).depends_on_length for each in OPTIONS.values()]
     assert dependent == [name in DEPENDENT for name in OPTIONS]
 
@@ -249,3 +251,14 @@ def test_deep_networks_come_nearer_to_reading_anew_than_with_keys_that_keep_thei
             logits_BV = model(tokens_BT[:, step : step + 1], cache=cache)[:, -1].log_softmax(-1)
             far[kind] += float((anew_BV.exp() * (anew_BV - logits_BV)).sum())
     assert 0 < far["ours"] < 0.5 * far["stale"]
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if "alibi" not in name])
+def test_adjacent_pairs_of_half_a_head(name: str, policy: Full | SlidingWindow, tokens_BT: Tensor) -> None:
+    """What isn't turned is kept and read as it is, whatever the length does to the rest."""
+    halved = {"pairing": "adjacent", "share": 0.5}
+    if name == "longrope":
+        halved |= {"short_factor": (1.0,) * 4, "long_factor": LONG[::2]}
+    model = make(dataclasses.replace(OPTIONS[name], **halved), layers=2)
+    cache = policy.start(model.config, model.position, len(tokens_BT))
+    close(feed(model, cache, tokens_BT, [10, 6, 1, 14, 2, 27], [LENGTH] * 3), model(tokens_BT))

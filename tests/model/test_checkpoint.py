@@ -12,10 +12,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from handscroll.model import MissingCheckpoint, ModelConfig, RopeOptions, Transformer, checkpoint
 from handscroll.model.checkpoint import lay_by_columns, load_model, load_shapes, resolve, save_model
+from handscroll.model.config import EmbeddingOptions
 from handscroll.model.footprint import parameter_count
+from handscroll.model.position import AlibiOptions, LearnedOptions
 
 Make = Callable[..., Path]
 SCRATCH = ModelConfig(
@@ -163,7 +166,10 @@ def test_dtype_on_load(folder_of: Make, load_theirs: Any, tmp_path: Path, tokens
         assert torch.equal(load_model(tmp_path / "out")(tokens_BT), logits_BTV)
 
 
-NEW_MODELS = {
+MULTI_HEAD: dict[str, Any] = {"num_kv_heads": 4, "head_width": 12, "feedforward_width": 192}
+BIASED = MULTI_HEAD | {"norm": "layer", "feedforward": "gelu_tanh"}
+BIASED |= {"qkv_bias": True, "output_bias": True, "feedforward_bias": True}
+NEW_MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "llama": ({}, "llama"),
     "llama-tied": ({"tied_embeddings": True}, "llama"),
     "llama-biases": ({"qkv_bias": True, "output_bias": True, "feedforward_bias": True}, "llama"),
@@ -174,6 +180,15 @@ NEW_MODELS = {
     "qwen3-window": ({"qk_norm": True, "head_width": 12, "sliding_window": 6, "tied_embeddings": True}, "qwen3"),
     "stablelm": ({"norm": "layer", "head_width": 12}, "stablelm"),
     "stablelm-tied-bias": ({"norm": "layer", "head_width": 12, "qkv_bias": True, "tied_embeddings": True}, "stablelm"),
+    "glm": ({"position": RopeOptions(5e4, "adjacent", 0.5)}, "glm"),
+    "glm-bias-tied": ({"position": RopeOptions(pairing="adjacent"), "qkv_bias": True, "tied_embeddings": True}, "glm"),
+    "glm4": ({"position": RopeOptions(5e4, "adjacent", 0.5), "norm_placement": "sandwich"}, "glm4"),
+    "phi3": ({"position": RopeOptions(share=0.5), "head_width": 12}, "phi3"),
+    "stablelm-half": ({"position": RopeOptions(share=0.5), "norm": "layer", "head_width": 12}, "stablelm"),
+    "gpt2": (BIASED | {"position": LearnedOptions()}, "gpt2"),
+    "gpt2-narrow": (BIASED | {"position": LearnedOptions(), "feedforward_width": 60}, "gpt2"),
+    "bloom": (BIASED | {"position": AlibiOptions(), "embedding": EmbeddingOptions(norm=True)}, "bloom"),
+    "mpt": (MULTI_HEAD | {"position": AlibiOptions(), "feedforward": "gelu", "norm": "layer_no_bias"}, "mpt"),
     "qwen2-tied": ({"qkv_bias": True, "tied_embeddings": True, "head_width": 12}, "qwen2"),
 }
 
@@ -196,6 +211,29 @@ def test_new_model(changes: Any, family: str, load_theirs: Any, tmp_path: Path, 
     with torch.no_grad():
         assert torch.equal(again(tokens_BT), model(tokens_BT))
         torch.testing.assert_close(theirs(tokens_BT).logits, model(tokens_BT), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bloom"])
+def test_names_of_the_first_files(name: str, folder_of: Make, pair_of: Any, tmp_path: Path, tokens_BT: Tensor) -> None:
+    """Without a prefix, with masks among the tensors, under older keys: the same model, and all of it comes back."""
+    folder, expected = folder_of(name), pair_of(name).ours
+    found = load_file(folder / "model.safetensors")
+    tensors = {tensor_name.removeprefix("transformer."): tensor for tensor_name, tensor in found.items()}
+    if name == "gpt2":
+        tensors["h.0.attn.bias"] = torch.ones(1, 1, 8, 8).tril()
+    else:
+        content = read_config(folder)
+        older = {"n_embed": content["hidden_size"], "num_attention_heads": content["n_head"]}
+        edit_config(folder, "hidden_size", "n_head", **older)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    model = load_model(folder)
+    assert model.config == expected.config
+    assert torch.equal(model(tokens_BT), expected(tokens_BT))
+    save_model(model, tmp_path / "out")
+    assert read_config(tmp_path / "out") == read_config(folder)
+    again = load_file(tmp_path / "out" / "model.safetensors")
+    assert {f"transformer.{each}" for each in tensors} == again.keys()
+    assert all(torch.equal(again[f"transformer.{each}"], tensor) for each, tensor in tensors.items())
 
 
 @pytest.mark.parametrize(

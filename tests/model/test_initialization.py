@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from handscroll.model import Capture, Layout, ModelConfig, Transformer
+from handscroll.model import Capture, Layout, ModelConfig, RopeOptions, Transformer
+from handscroll.model.config import PositionOptions
 from handscroll.model.initialization import look_back
 from handscroll.model.position import AlibiOptions
 
@@ -80,9 +81,11 @@ def test_layers_differ() -> None:
     assert not torch.equal(first.attention.q.weight, second.attention.q.weight)
 
 
-def looked_back(num_heads: int, num_kv_heads: int, *, noise: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def looked_back(
+    num_heads: int, num_kv_heads: int, *, noise: bool, position: PositionOptions = CONFIG.position
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights of the first layer: the mean by head and distance (H, 16), and all of them (B, H, T, S)."""
-    changes = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_width": 64}
+    changes = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_width": 64, "position": position}
     model = Transformer(dataclasses.replace(CONFIG, **changes))
     look_back(model)
     attention = model.layers[0].attention
@@ -108,6 +111,14 @@ def test_heads_look_back(num_heads: int, num_kv_heads: int) -> None:
     assert mean_HD.argmax(1).tolist() == [head + 1 for head in range(num_heads)]
     # Its neighbours get next to nothing, although low frequencies hardly tell them apart.
     assert (mean_HD.max(1).values > 0.9).all()
+
+
+@pytest.mark.parametrize(("pairing", "share"), [("adjacent", 1.0), ("halves", 0.5), ("adjacent", 0.75)])
+def test_heads_look_back_with_what_is_turned(pairing: str, share: float) -> None:
+    position = RopeOptions(pairing=pairing, share=share)
+    mean_HD, _ = looked_back(2, 1, noise=True, position=position)
+    assert mean_HD.argmax(1).tolist() == [1, 2]
+    assert (mean_HD.max(1).values > 0.6).all()
 
 
 def test_looking_back_needs_biases() -> None:

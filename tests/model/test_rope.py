@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
+from typing import Any
 
 import mpmath
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import GlmConfig, LlamaConfig
+from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
+from transformers.models.glm.modeling_glm import apply_rotary_pos_emb as apply_glm
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from handscroll.model import RopeOptions
-from handscroll.model.position import Rope
+from handscroll.model.position import LinearOptions, Rope
 from handscroll.model.position.rotary import TABLE_LIMIT
 
 FAR = 10_000_000
@@ -116,3 +120,44 @@ def test_keeps_the_dtype(dtype: torch.dtype) -> None:
     turned = rope.rotate(x, rope.rotation(torch.arange(4)))
     assert turned.dtype == dtype
     torch.testing.assert_close(turned.float().norm(dim=-1), x.float().norm(dim=-1), rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize(("width", "share"), [(16, 1.0), (20, 0.5), (64, 0.25)])
+def test_adjacent_pairs_and_shares_equal_transformers(width: int, share: float) -> None:
+    config = GlmConfig(head_dim=width, rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": share})
+    rope = Rope(int(width * share), RopeOptions(1e4, "adjacent", share), max_positions=100)
+    x, positions_T = torch.randn(2, 3, 128, width), torch.arange(128)
+    theirs, _ = apply_glm(x, x, *GlmRotaryEmbedding(config)(x, positions_T[None]))
+    torch.testing.assert_close(rope.rotate(x, rope.rotation(positions_T)), theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_pairing_is_an_order_of_features(share: float) -> None:
+    """Halves of a head whose features were put in the other order; what isn't turned comes back bit for bit."""
+    turned = int(16 * share)
+    halves, adjacent = (Rope(turned, RopeOptions(1e4, pairing, share), 32) for pairing in ("halves", "adjacent"))
+    x_BHTF, rotation = torch.randn(2, 3, 32, 16), halves.rotation(torch.arange(32))
+    order = [*range(0, turned, 2), *range(1, turned, 2), *range(turned, 16)]
+    assert torch.equal(adjacent.rotate(x_BHTF, rotation)[..., order], halves.rotate(x_BHTF[..., order], rotation))
+    for rope in (halves, adjacent):
+        assert torch.equal(rope.rotate(x_BHTF, rotation)[..., turned:], x_BHTF[..., turned:])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"pairing": "crossed"}, r"pairing='crossed': the features of a head are paired as halves or adjacent"),
+        ({"share": 0.0}, r"share=0\.0: how much of a head is turned, more than 0, at most 1"),
+        ({"share": 1.5}, r"share=1\.5: how much"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], says: str) -> None:
+    for kind in (RopeOptions, partial(LinearOptions, factor=2.0)):
+        with pytest.raises(ValueError, match=says):
+            kind(**options)
+
+
+@pytest.mark.parametrize(("share", "says"), [(0.3, "3 features would be turned"), (0.01, "which is none")])
+def test_a_share_that_is_no_pairs_is_refused(share: float, says: str) -> None:
+    with pytest.raises(ValueError, match=rf"head_width=10 with share={share}: .*{says}"):
+        RopeOptions(share=share).check_head(10)

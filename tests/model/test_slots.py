@@ -172,14 +172,20 @@ def test_every_position_has_options_here() -> None:
     assert list(POSITION_KINDS.values()) == list(POSITIONS)
 
 
+@pytest.mark.parametrize(("pairing", "share"), [("halves", 1.0), ("adjacent", 0.5)])
 @pytest.mark.parametrize("options", ROTARY, ids=lambda options: type(options).__name__)
-def test_rotary_position(options: Any) -> None:
+def test_rotary_position(options: Any, pairing: str, share: float) -> None:
+    pairs = int(CONFIG.head_width * share) // 2
+    options = dataclasses.replace(options, pairing=pairing, share=share)
+    if isinstance(options, LongRopeOptions):
+        short, long = options.short_factor[:pairs], options.long_factor[:pairs]
+        options = dataclasses.replace(options, short_factor=short, long_factor=long)
     config = dataclasses.replace(CONFIG, position=options)
     position = make_position(config)
     x_BHTD = torch.randn(2, 3, 5, config.head_width, requires_grad=True)
     for positions in (torch.arange(5), torch.arange(10).view(2, 5), torch.arange(30).view(2, 3, 5)):
         rotation = position.rotation(positions)
-        assert rotation.cosine.shape == rotation.sine.shape == (*positions.shape, config.head_width // 2)
+        assert rotation.cosine.shape == rotation.sine.shape == (*positions.shape, pairs)
         assert rotation.cosine.dtype == torch.float32
         out_BHTD = position.rotate(x_BHTD, rotation)
         assert out_BHTD.shape == x_BHTD.shape

@@ -97,6 +97,19 @@ def test_frequencies_equal_transformers(name: str, width: int, length: int) -> N
     assert position.attention_factor == pytest.approx(attention_factor, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", settings(8))
+@pytest.mark.parametrize("length", [1, 1000])
+def test_frequencies_of_a_share_equal_transformers(name: str, length: int) -> None:
+    """Half of a head turns as a whole head of half the width does."""
+    description = settings(16)[name] | {"partial_rotary_factor": 0.5}
+    expected, attention_factor = theirs(32, description, length)
+    options = read_rope({"rope_parameters": description}, WINDOW, pairing="adjacent", missing_share=1.0)
+    assert (options.pairing, options.share) == ("adjacent", 0.5)
+    position = make(options, 32)
+    torch.testing.assert_close(frequencies(position, length).float(), expected, rtol=1e-6, atol=0)
+    assert position.attention_factor == pytest.approx(attention_factor, rel=1e-12)
+
+
 def plain(width: int = 16, theta: float = THETA) -> Tensor:
     return torch.tensor([theta ** (-2 * pair / width) for pair in range(width // 2)], dtype=torch.float64)
 

@@ -62,7 +62,7 @@ def taking_apart(*fused: Fused) -> Callable[[Mapping[str, Tensor], ModelConfig],
             each, module, kind = found
             groups = each.groups(config)
             rows = [rows // groups for rows in each.rows(config)]
-            pieces = tensor.unflatten(0, (groups, sum(rows))).split(rows, dim=1)
+            pieces = _grouped(tensor, groups).split_with_sizes(rows, dim=1)
             result |= {
                 f"{module}{part}.{kind}": piece.flatten(0, 1) for part, piece in zip(each.parts, pieces, strict=True)
             }
@@ -82,13 +82,17 @@ def putting_together(*fused: Fused) -> Callable[[Mapping[str, Tensor], ModelConf
                 result[name] = tensor
                 continue
             each, module, kind = found
-            groups = each.groups(config)
-            pieces = [tensors[f"{module}{part}.{kind}"].unflatten(0, (groups, -1)) for part in each.parts]
+            pieces = [_grouped(tensors[f"{module}{part}.{kind}"], each.groups(config)) for part in each.parts]
             # The first part brings the others along.
             result.setdefault(f"{module}{each.name}.{kind}", torch.cat(pieces, dim=1).flatten(0, 1))
         return result
 
     return pack
+
+
+def _grouped(tensor: Tensor, groups: int) -> Tensor:
+    """(R, ...) -> (G, R / G, ...)."""
+    return tensor.reshape(groups, -1, *tensor.shape[1:])
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -65,7 +65,8 @@ class Rotary:
             cosine, sine = cosine[:, None], sine[:, None]
         cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
         turned = 2 * cosine.shape[-1]
-        x, *rest = (x,) if turned == x.shape[-1] else x.split((turned, x.shape[-1] - turned), dim=-1)
+        rest = () if turned == x.shape[-1] else (x[..., turned:],)
+        x = x[..., :turned]
         if self.pairing == "adjacent":
             first, second = x[..., ::2], x[..., 1::2]
             pairs = torch.stack((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
