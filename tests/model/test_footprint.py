@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from handscroll.model import Layout, ModelConfig, Transformer
+from handscroll.model import Layout, ModelConfig, RopeOptions, Transformer
 from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.footprint import (
     DoesNotFit,
@@ -94,6 +94,7 @@ def measured_activations(config: ModelConfig, layout: Layout, *, activation_chec
     "changes",
     [
         {},
+        {"position": RopeOptions(pairing="adjacent", share=0.5)},
         {"num_kv_heads": 1, "head_width": 24, "num_layers": 1},
         BIASES,
         {"qk_norm": True},

