@@ -86,7 +86,7 @@ def test_compare_counts_by_hand(run: Run) -> None:
         (("train", "empty.txt"), "the corpus is empty"),
         (("train", "text.txt", "--vocab-size", "100"), "vocab_size is 100; it must be at least 263"),
         (("train", "text.txt", "--kind", "unigram"), "kind is 'unigram'; it must be 'bpe' or 'wordpiece'"),
-        (("inspect", "hollow"), "hollow has no tokenizer.json, tokenizer.model or vocab.txt"),
+        (("inspect", "hollow"), "hollow has no tokenizer.json, tokenizer.model, vocab.txt or vocab.json"),
         (("inspect", "damaged"), "damaged/tokenizer.model can't be read as a tokenizer"),
         (("compare", "nowhere", "--corpus", "text.txt"), "nowhere is not a folder"),
     ],

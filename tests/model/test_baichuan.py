@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
-from handscroll.model import ModelConfig, RopeOptions, Transformer, load_model, save_model
+from handscroll.kvcache import Full
+from handscroll.model import Layout, ModelConfig, RopeOptions, Transformer, load_model, save_model
 from handscroll.model.families import FAMILIES, baichuan, family_of
 from handscroll.model.position import AlibiOptions, DynamicAlibiOptions, LinearOptions
 from handscroll.model.stretching import stretch, with_config
@@ -82,33 +84,67 @@ def test_a_stretched_folder_says_so_and_can_be_plain_again(model: Transformer, t
     assert read_json(tmp_path / "back") == read_json(tmp_path / "plain")
 
 
-def test_the_7b_models_have_rotary_positions(
-    new_pair: Callable[..., Any], tokens_BT: torch.Tensor, tmp_path: Path
-) -> None:
-    """A Llama of transformers with its q, k and v in one matrix gives the same logits as before."""
-    pair = new_pair("llama")
+SHAPES: dict[str, dict[str, Any]] = {
+    "four-heads": {},
+    "six-heads-tied": {"hidden_size": 72, "num_attention_heads": 6, "num_key_value_heads": 6, "rms_norm_eps": 1e-3}
+    | {"tie_word_embeddings": True},
+    "one-layer": {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 80},
+}
+
+
+def pack_folder(pair: Any, folder: Path, window_key: str) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A Llama of transformers as a Baichuan: q, k and v in one matrix, and the key that tells its positions."""
     content, tensors = read_json(pair.folder), load_file(pair.folder / "model.safetensors")
-    for layer in ("model.layers.0.self_attn", "model.layers.1.self_attn"):
+    for number in range(content["num_hidden_layers"]):
+        layer = f"model.layers.{number}.self_attn"
         parts = [tensors.pop(f"{layer}.{name}_proj.weight") for name in "qkv"]
         tensors[f"{layer}.W_pack.weight"] = torch.cat(parts)
-    folder = tmp_path / "baichuan"
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    config = {key: content[key] for key in (*kept, "rms_norm_eps", "max_position_embeddings", "tie_word_embeddings")}
+    config = {key: content[key] for key in (*kept, "rms_norm_eps", "tie_word_embeddings")}
     config |= {"model_type": "baichuan", "architectures": ["BaiChuanForCausalLM"], "hidden_act": "silu"}
-    (folder / "config.json").write_text(json.dumps(config | {"model_max_length": 99}))
+    (folder / "config.json").write_text(json.dumps(config | {"model_max_length": 99} | {window_key: 256}))
+    return folder, tensors
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_7b_models_have_rotary_positions(
+    shape: str, new_pair: Callable[..., Any], tokens_BT: torch.Tensor, tmp_path: Path
+) -> None:
+    """A Llama of transformers with its q, k and v in one matrix gives the same logits as before."""
+    pair = new_pair("llama", **SHAPES[shape])
+    folder, tensors = pack_folder(pair, tmp_path / "baichuan", "max_position_embeddings")
     loaded = load_model(folder)
-    assert loaded.config.position == RopeOptions()
-    assert loaded.config.max_positions == content["max_position_embeddings"]
+    assert (loaded.config.position, loaded.config.max_positions) == (RopeOptions(), 256)
     with torch.no_grad():
-        expected = pair.theirs(tokens_BT % pair.ours.config.vocab_size).logits
-        ours = loaded(tokens_BT % pair.ours.config.vocab_size)
-    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(loaded(tokens_BT), pair.theirs(tokens_BT).logits, atol=1e-4, rtol=0)
     save_model(loaded, tmp_path / "out")
     out = load_file(tmp_path / "out" / "model.safetensors")
     assert out.keys() == tensors.keys()
     assert all(torch.equal(out[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.no_grad()
+def test_the_13b_models_have_alibi(
+    shape: str, new_pair: Callable[..., Any], tokens_BT: torch.Tensor, tmp_path: Path
+) -> None:
+    """The same Llama with all tokens at position 0, where nothing turns, and BLOOM's bias in its mask."""
+    pair = new_pair("llama", **SHAPES[shape])
+    folder, _ = pack_folder(pair, tmp_path / "baichuan", "model_max_length")
+    loaded = load_model(folder)
+    assert (loaded.config.position, loaded.config.max_positions) == (AlibiOptions(), 256)
+    lengths = (50, 20)
+    real_BT = torch.arange(50) < torch.tensor(lengths)[:, None]
+    bias_BH1S = build_alibi_tensor(real_BT, loaded.config.num_heads, torch.float32).view(2, -1, 1, 50)
+    mask_BHTS = bias_BH1S.masked_fill(torch.ones(50, 50).triu(1).bool(), torch.finfo(torch.float32).min)
+    theirs = pair.theirs(tokens_BT, attention_mask=mask_BHTS, position_ids=torch.zeros(2, 50, dtype=torch.long)).logits
+    ours = loaded(tokens_BT, Layout.rows(lengths))
+    torch.testing.assert_close(ours[real_BT], theirs[real_BT], atol=1e-4, rtol=0)
+    cache = Full().start(loaded.config, loaded.position, 2)
+    read = torch.cat([loaded(part_BT, cache=cache) for part_BT in tokens_BT.split([20, 1, 29], dim=1)], dim=1)
+    torch.testing.assert_close(read[0], theirs[0], atol=1e-4, rtol=0)
 
 
 def test_baichuan_2_has_rows_of_length_one_in_its_head(

@@ -1,4 +1,4 @@
-"""Which backend a folder asks for: tokenizer.json before tokenizer.model before vocab.txt.
+"""Which backend a folder asks for: tokenizer.json, tokenizer.model, vocab.txt, then vocab.json.
 
 Knows the files of Hugging Face folders, old and new, and where each says which tokens are control tokens. The config
 comes back completed with what older files say elsewhere, so that saving it loses nothing.
@@ -23,6 +23,8 @@ BERT_TOKENS = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
+END_OF_TEXT = "<|endoftext|>"
+GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
 
 
 def read_backend(folder: Path) -> tuple[Backend, dict[str, Any]]:
@@ -41,7 +43,7 @@ def read_backend(folder: Path) -> tuple[Backend, dict[str, Any]]:
                     f"{path} can't be read as a tokenizer ({error}). Fetch or save the file again."
                 ) from error
     raise ValueError(
-        f"{folder} has no tokenizer.json, tokenizer.model or vocab.txt. If it holds the files of another kind of "
+        f"{folder} has no tokenizer.json, tokenizer.model, vocab.txt or vocab.json. If it holds the files of another kind of "
         "tokenizer, convert them once: transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
     )
 
@@ -120,7 +122,32 @@ def _wordpiece(path: Path, config: dict[str, Any]) -> Backend:
     return FastBackend(backend.to_str(pretty=True))
 
 
-READERS = {"tokenizer.json": _fast, "tokenizer.model": _sentencepiece, "vocab.txt": _wordpiece}
+def _byte_level(path: Path, config: dict[str, Any]) -> Backend:
+    """A vocab.json with its merges.txt, as GPT-2's first folders have them; others cut texts by rules of their own."""
+    merges = path.with_name("merges.txt")
+    if not merges.is_file() or config.get("tokenizer_class") not in GPT2_CLASSES:
+        what = f"is of {config['tokenizer_class']}" if merges.is_file() else "has no merges.txt beside it"
+        raise ValueError(
+            f"{path} {what}: only GPT-2's is read from these files. Convert it once: "
+            "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+        )
+    backend = tokenizers.Tokenizer(models.BPE.from_file(str(path), str(merges)))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(config.get("add_prefix_space", False)))
+    backend.decoder = decoders.ByteLevel()
+    if backend.token_to_id(END_OF_TEXT) is not None:
+        for key in ("bos_token", "eos_token", "unk_token"):
+            config.setdefault(key, END_OF_TEXT)
+    backend.add_special_tokens([name for name in _named(config) if backend.token_to_id(name) is not None])
+    config.setdefault("tokenizer_class", "GPT2Tokenizer")
+    return FastBackend(backend.to_str(pretty=True))
+
+
+READERS = {
+    "tokenizer.json": _fast,
+    "tokenizer.model": _sentencepiece,
+    "vocab.txt": _wordpiece,
+    "vocab.json": _byte_level,
+}
 
 
 def _named(config: Mapping[str, Any]) -> set[str]:
