@@ -1,5 +1,6 @@
 """A longer window: what each method makes of a config, and what can't be stretched."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -119,3 +120,14 @@ def test_a_stretched_alibi_model_is_refused() -> None:
 def test_a_stretched_model_is_refused(before: str) -> None:
     with pytest.raises(ValueError, match=rf"stretched already \({before}, factor \d\): extend the model that it was"):
         stretch(stretch(CONFIG, before, 64), "yarn", 128)
+
+
+def test_pairing_and_share_stay() -> None:
+    config = dataclasses.replace(CONFIG, position=RopeOptions(5e4, "adjacent", 0.5))
+    position = stretch(config, "yarn", 64).position
+    assert isinstance(position, YarnOptions)
+    assert (position.theta, position.pairing, position.share) == (5e4, "adjacent", 0.5)
+    with pytest.raises(ValueError, match="longrope needs short_factor and long_factor, 4 numbers each"):
+        stretch(config, "longrope", 64)
+    with pytest.raises(ValueError, match="yarn has no option 'pairing'"):
+        stretch(config, "yarn", 64, {"pairing": "halves"})

@@ -244,6 +244,14 @@ def test_keys_reach_the_options_that_they_are_for(recipe: dict[str, Any]) -> Non
     )
 
 
+def test_rotary_positions_of_a_new_model(recipe: dict[str, Any]) -> None:
+    model = read_recipe(recipe, ["model.position={kind: rope, theta: 5e5, pairing: adjacent, share: 0.5}"]).model
+    assert isinstance(model, NewModel)
+    assert model.config(300).position == RopeOptions(5e5, "adjacent", 0.5)
+    with pytest.raises(ValueError, match=r"share=0\.1: 1 features would be turned, which is odd"):
+        read_recipe(recipe, ["model.position={kind: rope, share: 0.1}"])
+
+
 @pytest.mark.parametrize(("feedforward", "width"), [("swiglu", 96), ("relu", 128)])
 def test_slots_of_a_new_model(feedforward: str, width: int, recipe: dict[str, Any]) -> None:
     changes = [f"model.feedforward={feedforward}", "model.feedforward_bias=true", "model.output_bias=true"]
