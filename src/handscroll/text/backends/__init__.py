@@ -1,6 +1,7 @@
 """What turns text into ids and back, beneath `Tokenizer`: one file for each library that does it.
 
-- `fast.py` the `tokenizers` library: a tokenizer.json (byte-level BPE, WordPiece, and whatever else such a file holds), or older files
+- `fast.py` the `tokenizers` library: a tokenizer.json (byte-level BPE, WordPiece, and whatever else such a file holds),
+  or the older files of BERT and GPT-2
 - `sentencepiece_model.py` the `sentencepiece` library: the tokenizer.model of older Llama, Baichuan and ChatGLM folders
 - `reading.py` which of them a folder asks for
 

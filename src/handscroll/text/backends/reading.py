@@ -44,7 +44,8 @@ def read_backend(folder: Path) -> tuple[Backend, dict[str, Any]]:
                 ) from error
     raise ValueError(
         f"{folder} has no tokenizer.json, tokenizer.model, vocab.txt or vocab.json. If it holds the files of another "
-        "kind of tokenizer, convert them once: transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+        "kind of tokenizer, convert them once: "
+        "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
     )
 
 
