@@ -17,6 +17,7 @@ from torch import Tensor
 from handscroll.model import MissingCheckpoint, ModelConfig, RopeOptions, Transformer, checkpoint
 from handscroll.model.checkpoint import lay_by_columns, load_model, load_shapes, resolve, save_model
 from handscroll.model.config import EmbeddingOptions
+from handscroll.model.families import FAMILIES
 from handscroll.model.footprint import parameter_count
 from handscroll.model.position import AlibiOptions, LearnedOptions
 
@@ -211,6 +212,39 @@ def test_new_model(changes: Any, family: str, load_theirs: Any, tmp_path: Path, 
     with torch.no_grad():
         assert torch.equal(again(tokens_BT), model(tokens_BT))
         torch.testing.assert_close(theirs(tokens_BT).logits, model(tokens_BT), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("gpt2", {"activation_function": "relu"}, r"activation_function='relu' isn't supported yet: only 'gelu_new'"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, r"scale_attn_by_inverse_layer_idx=True isn't supported"),
+        ("gpt2", {"n_head": 5}, r"a model of width 64 can't have 5 heads of equal width"),
+        ("bloom", {"apply_residual_connection_post_layernorm": True}, r"_post_layernorm=True isn't supported"),
+        ("mpt", {"attn_config": {"alibi": False}}, r"attn_config\.alibi=False isn't supported: only True"),
+        ("mpt", {"attn_config": {"clip_qkv": 6.0}}, r"attn_config\.clip_qkv=6\.0 isn't supported: only None"),
+        ("mpt", {"attn_config": [1]}, r"attn_config=\[1\] is not a mapping"),
+        ("glm", {"partial_rotary_factor": 0.1}, r"partial_rotary_factor=0\.1.*remove all but one"),
+    ],
+)
+def test_what_a_family_does_not_have_is_refused(name: str, changes: Any, says: str, folder_of: Make) -> None:
+    folder = folder_of(name)
+    edit_config(folder, **changes)
+    with pytest.raises(ValueError, match=says):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"position": RopeOptions(share=0.5)}, r"a llama checkpoint can't say pairing='halves', share=0\.5"),
+        ({"position": RopeOptions(pairing="adjacent")}, r"can't say pairing='adjacent', share=1$"),
+        ({"position": AlibiOptions()}, r"rotary positions are all that a llama checkpoint can say"),
+    ],
+)
+def test_positions_that_a_llama_can_not_say(changes: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        FAMILIES["llama"].write(dataclasses.replace(SCRATCH, **changes))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bloom"])
