@@ -98,7 +98,11 @@ def test_positions_of_every_shape() -> None:
     assert torch.equal(per_row[:, 0], one_by_one[:, 0])
     shared = rope.rotate(x_BHTD, rope.rotation(positions_BHT[0, 0]))
     assert torch.equal(shared[0, 0], one_by_one[0, 0])
-    assert rope.rotation(torch.empty(0, dtype=torch.long)).cosine.shape == (0, 4)
+    nowhere = rope.rotation(torch.empty(0, dtype=torch.long))
+    assert nowhere.cosine.shape == (0, 4)
+    for pairing in ("halves", "adjacent"):
+        position = Rope(8, RopeOptions(pairing=pairing), max_positions=16)
+        assert position.rotate(x_BHTD[:, :, :0], nowhere).shape == (2, 3, 0, 8)
 
 
 def test_table_agrees_with_direct_angles() -> None:

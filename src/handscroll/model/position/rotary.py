@@ -91,7 +91,7 @@ def _multiplied(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     # Complex numbers begin at even places only, which the heads of an odd width don't.
     wide = wide if all(stride % 2 == 0 for stride in wide.stride()[:-1]) else wide.contiguous()
     turns = torch.complex(cosine.to(wide.dtype), sine.to(wide.dtype))
-    pairs = torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2)) * turns
+    pairs = torch.view_as_complex(wide.view(*wide.shape[:-1], wide.shape[-1] // 2, 2)) * turns
     return torch.view_as_real(pairs).flatten(-2).to(x.dtype)
 
 
