@@ -16,6 +16,7 @@ from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from handscroll.kvcache import Full
 from handscroll.model import Layout, ModelConfig, RopeOptions, Transformer, load_model, save_model
 from handscroll.model.families import FAMILIES, baichuan, family_of
+from handscroll.model.heads import NormalizedHeadOptions
 from handscroll.model.position import AlibiOptions, DynamicAlibiOptions, LinearOptions
 from handscroll.model.stretching import stretch, with_config
 
@@ -147,21 +148,27 @@ def test_the_13b_models_have_alibi(
     torch.testing.assert_close(read[0], theirs[0], atol=1e-4, rtol=0)
 
 
-def test_baichuan_2_has_rows_of_length_one_in_its_head(
+def test_baichuan_2_divides_the_rows_of_its_head(
     model: Transformer, tokens_BT: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its weights come back undivided, and a vocabulary says which head it is."""
     save_model(model, tmp_path / "raw")
     monkeypatch.setattr(baichuan, "NORMALIZED_VOCABULARY", 97)
     loaded = load_model(tmp_path / "raw")
+    assert loaded.config == dataclasses.replace(CONFIG, head=NormalizedHeadOptions())
     hidden = model.hidden(tokens_BT).last_BTE
-    head = model.head.weight / model.head.weight.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(loaded(tokens_BT), hidden @ head.T, atol=1e-5, rtol=0)
-    save_model(loaded, tmp_path / "out")
-    assert torch.allclose(load_model(tmp_path / "out").head.weight, head, atol=1e-6)
-    with torch.no_grad():
-        loaded.head.weight[3] *= 2
-    with pytest.raises(ValueError, match=r"rows of lm_head\.weight have lengths from 1 to 2: readers of a Baichuan 2"):
-        save_model(loaded, tmp_path / "other")
+    matrix = model.get_parameter("head.weight")
+    divided = matrix / matrix.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(loaded(tokens_BT), hidden @ divided.T, atol=1e-5, rtol=0)
+    for number, written in enumerate((loaded, Transformer(loaded.config))):
+        save_model(written, tmp_path / str(number))
+        assert read_json(tmp_path / str(number))["model_type"] == "baichuan"
+        assert load_model(tmp_path / str(number)).config == loaded.config
+    raw, out = (load_file(tmp_path / name / "model.safetensors") for name in ("raw", "0"))
+    assert all(torch.equal(out[name], tensor) for name, tensor in raw.items())
+    monkeypatch.setattr(baichuan, "NORMALIZED_VOCABULARY", 98)
+    with pytest.raises(ValueError, match=r"a baichuan checkpoint can't say head=NormalizedHeadOptions\(\)"):
+        baichuan.BAICHUAN.write(loaded.config)
 
 
 def test_what_decides_positions() -> None:

@@ -13,9 +13,9 @@ from handscroll.model.config import ModelConfig
 from handscroll.model.families.albert import ALBERT
 from handscroll.model.families.baichuan import BAICHUAN, BAICHUAN_7B
 from handscroll.model.families.bert import BERT
-from handscroll.model.families.ernie import ERNIE
 from handscroll.model.families.bloom import BLOOM
 from handscroll.model.families.chatglm import CHATGLM
+from handscroll.model.families.ernie import ERNIE
 from handscroll.model.families.family import Family, Source
 from handscroll.model.families.glm import GLM, GLM4
 from handscroll.model.families.gpt2 import GPT2

@@ -3,8 +3,8 @@
 No key of config.json says which positions a model has. The 7B models have rotary ones and give their window as
 `max_position_embeddings`; the 13B models have ALiBi and give it as `model_max_length` alone. That is what decides here.
 
-Baichuan 2, told by its vocabulary, divides each row of its head by the row's length at every step. Here the rows are
-divided once, when the model is read; dividing them again changes nothing, so that others read what is written.
+Baichuan 2, told by its vocabulary, divides each row of its head by the row's length: it has the head `normalized`, and
+no other vocabulary has.
 
 A new ALiBi model is written as a 13B one, the only architecture around that is Llama but for ALiBi. Grouped heads and
 heads of another width than hidden size / heads are Handscroll's own, under Llama's names of the keys; so is
@@ -16,20 +16,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor
-
-from handscroll.model.config import ModelConfig, PositionOptions
+from handscroll.model.config import HeadOptions, LmHeadOptions, PositionOptions
 from handscroll.model.families.family import Family
 from handscroll.model.families.fused import QKV, Fused, putting_together, qkv_rows, taking_apart
+from handscroll.model.families.heads import read_decoder_head
 from handscroll.model.families.llama import MODULES, SIZES
+from handscroll.model.heads import NormalizedHeadOptions
 from handscroll.model.position import AlibiOptions, DynamicAlibiOptions
 
 PACKED = Fused(".self_attn.W_pack", QKV, qkv_rows)
-HEAD, NORMALIZED_VOCABULARY = "lm_head.weight", 125696
+NORMALIZED_VOCABULARY = 125696
 SCALING, ALIBI_TYPES = "alibi_scaling", {"dynamic": DynamicAlibiOptions}
-# How far a row's length may be from 1 in 16 bits.
-ROUNDING = 0.01
 
 
 def read_alibi(config: Mapping[str, Any], max_positions: int) -> PositionOptions:
@@ -54,24 +51,10 @@ def write_alibi(config: dict[str, Any], position: PositionOptions) -> None:
         config[SCALING] = {"type": kind}
 
 
-def unpack(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The file's tensors with q, k and v apart, and a head whose rows have length 1 where the model wants that."""
-    result = taking_apart(PACKED)(tensors, config)
-    if HEAD in result and config.vocab_size == NORMALIZED_VOCABULARY:
-        result[HEAD] = F.normalize(result[HEAD].float()).to(result[HEAD].dtype)
-    return result
-
-
-def pack(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The inverse. ValueError for a head whose rows readers would shorten or lengthen."""
-    if config.vocab_size == NORMALIZED_VOCABULARY and HEAD in tensors:
-        lengths_V = tensors[HEAD].float().norm(dim=1)
-        if bool(((lengths_V - 1).abs() > ROUNDING).any()):
-            raise ValueError(
-                f"the rows of {HEAD} have lengths from {float(lengths_V.min()):.3g} to {float(lengths_V.max()):.3g}: "
-                "readers of a Baichuan 2 checkpoint set them to 1, which would change the model; divide them first"
-            )
-    return putting_together(PACKED)(tensors, config)
+def read_head(config: Mapping[str, Any]) -> HeadOptions:
+    head = read_decoder_head(config)
+    is_normalized = isinstance(head, LmHeadOptions) and config.get("vocab_size") == NORMALIZED_VOCABULARY
+    return NormalizedHeadOptions() if is_normalized else head
 
 
 BAICHUAN = Family(
@@ -84,8 +67,9 @@ BAICHUAN = Family(
     modules=MODULES,
     read_position=read_alibi,
     write_position=write_alibi,
-    unpack=unpack,
-    pack=pack,
+    read_head=read_head,
+    unpack=taking_apart(PACKED),
+    pack=putting_together(PACKED),
 )
 # Read and written back; a new rotary model is a Llama.
 BAICHUAN_7B = Family(
@@ -96,6 +80,7 @@ BAICHUAN_7B = Family(
     fixed=BAICHUAN.fixed,
     required=BAICHUAN.required,
     modules=MODULES,
-    unpack=unpack,
-    pack=pack,
+    read_head=read_head,
+    unpack=taking_apart(PACKED),
+    pack=putting_together(PACKED),
 )
