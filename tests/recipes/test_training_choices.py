@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from handscroll.kernels.flash_attention import flash_attention as flash
 from handscroll.model.checkpoint import load_model
 from handscroll.recipes.dry_run import dry_run
 from handscroll.recipes.events import Finished
@@ -177,3 +178,18 @@ def test_smoothing_is_a_weighted_mean_of_the_past() -> None:
     weights = [0.8 ** (4 - place) for place in range(5)]
     assert smooth(losses)[-1] == pytest.approx(np.average(losses, weights=weights))
     assert smooth(losses)[0] == pytest.approx(3.0)
+
+
+def test_what_computes_attention_is_chosen(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("handscroll.model.memory.flash_attention", lambda *given: asked.append(1) or flash(*given))
+    losses = []
+    for kernel in ("fused", "flash"):
+        recipe["train"] |= {"attention_kernel": kernel, "steps": 3}
+        recipe["out"] = f"{recipe['out']}-{kernel}"
+        losses.append([step.loss for step in train(recipe)])
+        assert bool(asked) == (kernel == "flash")
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    recipe["train"]["dropout"] = {"attention": 0.1}
+    with pytest.raises(ValueError, match=r"attention_kernel=flash never has all weights, to drop 0\.1 of them"):
+        next(train(recipe))

@@ -81,6 +81,7 @@ def train(
     schedule   name (constant, cosine, wsd), warmup in steps, ...
     train      steps or epochs, windows_per_step, micro_batches, window, clip,
                seed, checkpoint_every, keep, activation_checkpointing,
+               attention_kernel (fused, flash, naive),
                device (auto, cpu, cuda), precision (float32, bfloat16, float16),
                dropout: attention, residual, embedding; tensorboard
     evaluation every, in steps; patience: evaluations without a better one, then

@@ -1,6 +1,7 @@
 """Scaled dot-product attention as pure functions of tensors: the fast path, and the slow one that it is held against.
 
-Knows nothing of models, positions or caches: queries and keys arrive already rotated, visibility arrives as a mask.
+A third one, which is to be read and never holds all scores, is `flash_attention`. Knows nothing of models, positions or
+caches: queries and keys arrive already rotated, visibility arrives as a mask.
 
 Letters: B batch, T query tokens, S keys, H query heads, K kv heads, G = H / K query heads per kv head, D head width.
 """
@@ -14,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handscroll.kernels.tiled_attention import causal_attention
+
+# What may compute a model's attention: the fast path, FlashAttention in the open, the slow reference.
+KERNELS = ("fused", "flash", "naive")
 
 
 def attention(
@@ -59,9 +63,14 @@ def attention(
 
 
 def attention_with_weights(
-    query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, mask: Tensor | None, causal: bool
+    query_BHTD: Tensor,
+    key_BKSD: Tensor,
+    value_BKSD: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """The slow reference of `attention`: the same output, and the weights (B, H, T, S) that produced it."""
+    """The slow reference of `attention`: the same output, and the weights (B, H, T, S) before any is dropped."""
     length, stored = query_BHTD.shape[2], key_BKSD.shape[2]
     group = query_BHTD.shape[1] // key_BKSD.shape[1]
     key_BHSD = key_BKSD.repeat_interleave(group, dim=1)
@@ -73,7 +82,7 @@ def attention_with_weights(
         is_visibility = mask.dtype == torch.bool
         scores_BHTS = scores_BHTS.masked_fill(~mask, float("-inf")) if is_visibility else scores_BHTS + mask
     weights_BHTS = scores_BHTS.softmax(dim=-1)
-    return weights_BHTS @ value_BHSD, weights_BHTS
+    return F.dropout(weights_BHTS, dropout) @ value_BHSD, weights_BHTS
 
 
 def additive(bias: Tensor | None, mask: Tensor | None, causal: bool) -> Tensor:

@@ -106,12 +106,15 @@ class Layout:
         is_plain = self.document_BT is None and self.is_uniform and window is None and kind != "prefix"
         if is_plain and (asking is None or kind == "bidirectional"):
             return None
-        asking = asking or self
+        return self.seen_by(asking or self, window, kind)[:, None]
+
+    def seen_by(self, asking: Layout, window: int | None, kind: str) -> Tensor:
+        """(B, Q, T): which of these tokens those that ask see."""
         prefix_BT = asking.prefix_BT if kind == "prefix" else None
         mask_BQS = visible(asking.index_BT, self.index_BT, window, prefix_BT, ahead=kind == "bidirectional")
         if asking.document_BT is not None and self.document_BT is not None:
             mask_BQS &= asking.document_BT[:, :, None] == self.document_BT[:, None, :]
-        return mask_BQS[:, None]
+        return mask_BQS
 
     def text_lengths(self, asking: Layout | None = None) -> Tensor:
         """Tokens of the text that each token stands in: (B, 1) for rows, (B, T) for packed documents.
@@ -149,6 +152,15 @@ class Layout:
             kinds_BT=kinds_BQ,
             tasks_BT=tasks_BQ,
         )
+
+    def part(self, span: slice) -> Layout:
+        """Where some tokens in a row stand, in every row the same ones."""
+        document_BT, prefix_BT, kinds_BT = (
+            None if x_BT is None else x_BT.expand_as(self.index_BT)[:, span]
+            for x_BT in (self.document_BT, self.prefix_BT, self.kinds_BT)
+        )
+        index_BT, positions_BTP = self.index_BT[:, span], self.positions_BTP[:, span]
+        return Layout(index_BT, positions_BTP, document_BT, self.capture, prefix_BT=prefix_BT, kinds_BT=kinds_BT)
 
 
 class Asking(NamedTuple):

@@ -14,9 +14,11 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from handscroll.kernels.attention import additive, attention, attention_with_weights
+from handscroll.kernels.flash_attention import flash_attention
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.position import Position, bias_of, rotation_of
+from handscroll.model.sight import LayoutSight
 
 
 class Attended(NamedTuple):
@@ -100,8 +102,9 @@ class CachePolicy(Protocol):
 class DirectMemory:
     """Attention among the forward's own tokens. Stateless: one serves all layers of a `window`, and any recomputation.
 
-    `kind`: of the mask, as in the config. `crossbatch`: of all tokens some look across rows. `dropout`: the share of
-    weights that is dropped, drawn from PyTorch's global generator.
+    `kind`: of the mask, as in the config. `crossbatch`: of all tokens some look across rows, always by the fused
+    kernel. `dropout`: the share of weights that is dropped, drawn from PyTorch's global generator; flash can't.
+    `kernel`: one of `KERNELS`.
     """
 
     some_may_ask = True
@@ -114,10 +117,14 @@ class DirectMemory:
         window: int | None = None,
         dropout: float = 0.0,
         kind: str = "causal",
+        kernel: str = "fused",
     ):
         self.position, self.window, self.dropout, self.kind = position, window, dropout, kind
         self.rotation = rotation_of(position, layout)
-        self.mask = self._mask(layout)
+        self.kernel, self.sight = kernel, None
+        if kernel == "flash" and not layout.capture.weights:
+            self.sight = LayoutSight(position, layout, None, window, kind)
+        self.mask = self._mask(layout) if self.sight is None else None
         self.crossbatch = crossbatch
         if crossbatch is not None and position.adds_bias:
             self.crossbatch = crossbatch._replace(visible_QS=self._mask_across(crossbatch, layout))
@@ -125,18 +132,32 @@ class DirectMemory:
     def attend(
         self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
     ) -> Attended:
-        rotation, mask = self.rotation, self.mask
-        if asking is not None:
-            rotation, mask = rotation_of(self.position, layout, asking), self._mask(layout, asking)
+        rotation = self.rotation if asking is None else rotation_of(self.position, layout, asking)
         query_BHTD = self.position.rotate(query_BHTD, rotation)
         key_BKTD = self.position.rotate(key_BKTD, self.rotation)
-        causal = mask is None and self.kind != "bidirectional"
         if layout.capture.weights:
+            mask, causal = self._masked(layout, asking)
             return Attended(*attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask, causal))
-        out_BHTD = attention(query_BHTD, key_BKTD, value_BKTD, mask, causal, self.dropout)
+        out_BHTD = self._out(query_BHTD, key_BKTD, value_BKTD, layout, asking)
         if self.crossbatch is not None:
             out_BHTD = _look_across(self.crossbatch, self.dropout, out_BHTD, query_BHTD, key_BKTD, value_BKTD)
         return Attended(out_BHTD, None)
+
+    def _out(
+        self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None
+    ) -> Tensor:
+        if self.sight is not None:
+            sight = self.sight if asking is None else self.sight.of(asking)
+            return flash_attention(query_BHTD, key_BKTD, value_BKTD, sight)
+        mask, causal = self._masked(layout, asking)
+        if self.kernel == "naive":
+            return attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask, causal, self.dropout)[0]
+        return attention(query_BHTD, key_BKTD, value_BKTD, mask, causal, self.dropout)
+
+    def _masked(self, layout: Layout, asking: Layout | None) -> tuple[Tensor | None, bool]:
+        """The mask of those who ask, and whether instead of one plain causality says it all."""
+        mask = self.mask if asking is None else self._mask(layout, asking)
+        return mask, mask is None and self.kind != "bidirectional"
 
     def _mask(self, layout: Layout, asking: Layout | None = None) -> Tensor | None:
         """Who sees whom, with the position's bias where it has one; None where plain causality says it all."""

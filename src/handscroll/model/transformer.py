@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from handscroll.kernels.attention import KERNELS
 from handscroll.model.attention import ATTENTIONS
 from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.embedding import Embedding
@@ -130,6 +131,7 @@ class Transformer(nn.Module):
         self.norm = chosen("norm", config.norm, NORMS)(config.width, config.norm_eps) if config.has_final_norm else None
         self.head = make_head(config)
         self.activation_checkpointing = False
+        self.attention_kernel = "fused"
         self.source: Source | None = None
         if seed is not None:
             initialize(self, seed)
@@ -149,6 +151,19 @@ class Transformer(nn.Module):
     def output_bias_V(self) -> Tensor | None:
         """What is added to the logits; None: nothing. ValueError for a head that tells no tokens."""
         return self._vocabulary_head().bias
+
+    def attend_by(self, kernel: str) -> None:
+        """Chooses what computes attention wherever there is no cache, one of `KERNELS` (mutates).
+
+        ValueError for an unknown one, and for one that can't do what the config asks for.
+        """
+        chosen("attention_kernel", kernel, dict.fromkeys(KERNELS, kernel))
+        if kernel == "flash" and self.config.attention_dropout:
+            raise ValueError(
+                f"attention_kernel=flash never has all weights, to drop {self.config.attention_dropout} of them "
+                "(attention dropout): use fused or naive, or drop none"
+            )
+        self.attention_kernel = kernel
 
     def forward(self, tokens_BT: Tensor, layout: Layout | None = None, cache: Cache | None = None) -> Any:
         """int64 (B, T) -> what the head gives: of the vocabulary logits (B, T, V) in the model's dtype."""
@@ -182,7 +197,7 @@ class Transformer(nn.Module):
         last = None if wanted_BQ is None else Asking(wanted_BQ, layout.pick(wanted_BQ))
         if crossbatch is not None:
             assert cache is None, "rows of a cache are strangers"
-            across = DirectMemory(self.position, layout, crossbatch, dropout=dropout)
+            across = DirectMemory(self.position, layout, crossbatch, dropout=dropout, kernel=self.attention_kernel)
             memories = [across if layer in crossbatch.layers else memory for layer, memory in enumerate(memories)]
         layers, weights, told = [], [], []
         x_BTE, aux = self.embedding.embed(tokens_BT, layout)
@@ -212,7 +227,7 @@ class Transformer(nn.Module):
         """What each layer attends to without a cache; layers that see equally far share one."""
         windows = [self.config.window_of(layer) for layer in range(self.config.num_layers)]
         made = {
-            window: DirectMemory(self.position, layout, window=window, dropout=dropout, kind=self.config.mask)
+            window: DirectMemory(self.position, layout, None, window, dropout, self.config.mask, self.attention_kernel)
             for window in set(windows)
         }
         return [made[window] for window in windows]

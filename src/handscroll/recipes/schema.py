@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from handscroll.kernels.attention import KERNELS
 from handscroll.model import ModelConfig, RopeOptions
 from handscroll.model.config import MASKS, PLACEMENTS, EmbeddingOptions, PositionOptions
 from handscroll.model.feedforward import FEEDFORWARDS, GATED
@@ -264,6 +265,7 @@ class Training(Section):
     checkpoint_every: Size = 100
     keep: Size = 2
     activation_checkpointing: bool = False
+    attention_kernel: Literal[KERNELS] = Field("fused", description="what computes attention")  # type: ignore[valid-type]
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal[tuple(PRECISIONS)] | None = Field(  # type: ignore[valid-type]
         None, description="default: bfloat16 on a GPU that has it, else float16 there; float32 on a CPU"

@@ -181,6 +181,7 @@ def prepare(
     )
     model, objective = _model(recipe, config).to(device), _objective(recipe, tokenizer)
     check_model(objective, config)
+    model.attend_by(how.attention_kernel)
     # Of no rows at all: the options alone may not fit the model.
     objective.prepare({"model": model}, (), torch.Generator())
     evaluation = _evaluation(recipe, unseen, window, windows_per_batch)
