@@ -71,12 +71,11 @@ def seconds(length: int, rounds: int, threads: int) -> dict[str, float]:
     clock = time.process_time if threads == 1 else time.perf_counter
     given = inputs(length)
     spent: dict[str, list[float]] = {kernel: [] for kernel in (*KERNELS, "sdpa")}
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for kernel, each in spent.items():
             started = clock()
             both_ways(kernel, given)
-            if turn:
-                each.append(clock() - started)
+            each.append(clock() - started)
     return {kernel: statistics.median(each) for kernel, each in spent.items()}
 
 
@@ -95,6 +94,9 @@ def main() -> None:
         raise SystemExit(f"the kernels don't compute the same: gradients are {apart} apart")
     spawn = multiprocessing.get_context("spawn")
     rows: list[dict[str, Any]] = []
+    if not options.json:
+        clock = "CPU-seconds, one thread" if options.threads == 1 else f"seconds, {options.threads} threads"
+        print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {clock}, {options.rounds} rounds")
     for length in lengths:
         spent = seconds(length, options.rounds, options.threads)
         for kernel, each in spent.items():
@@ -104,20 +106,16 @@ def main() -> None:
             growth = None if not before else round(needed / before, 1)
             row = {"tokens": length, "kernel": kernel, "seconds": round(each, 4), "MiB": round(needed, 1)}
             rows.append(row | {"times the memory before": growth})
+            if not options.json:
+                print("  ".join(f"{name} {value}" for name, value in rows[-1].items() if value is not None), flush=True)
     if options.json:
         print(json.dumps(rows, indent=2))
-        return
-    clock = "CPU-seconds, one thread" if options.threads == 1 else f"seconds, {options.threads} threads"
-    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {clock}, {options.rounds} rounds")
-    print(*rows[0], sep="  ")
-    for row in rows:
-        print(*("-" if value is None else value for value in row.values()), sep="  ")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", default="512,1024,2048,4096,8192", help="in tokens, by commas (default: to 8192)")
-    parser.add_argument("--rounds", type=int, default=3, help="counted rounds of each kernel (default 3)")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of each kernel (default 2)")
     parser.add_argument("--threads", type=int, default=1, help="1 counts CPU-seconds, more count wall time (default 1)")
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     return parser.parse_args()

@@ -16,6 +16,7 @@ import torch
 from handscroll.model.config import LearnedOptions, ModelConfig
 from handscroll.model.feedforward import GATED
 from handscroll.model.free_memory import available_memory
+from handscroll.model.position import RelativeOptions
 
 # Numbers that an optimizer keeps per parameter; muon keeps one per number of a block's matrices, adamw's two elsewhere.
 OPTIMIZER_SLOTS = {"adamw": 2, "muon": 1, "sgd": 0}
@@ -52,7 +53,8 @@ def parameter_count(config: ModelConfig, active: bool = False) -> int:
     """
     final = _norm(config, config.width) if config.has_final_norm else 0
     vectors = _vectors_per_layer(config) * _own_layers(config) + _feedforward_biases(config, active) + final
-    return _embedding(config) + config.head.parameter_count(config) + vectors + matrix_count(config, active)
+    inside = matrix_count(config, active) + vectors + _position(config)
+    return _embedding(config) + config.head.parameter_count(config) + inside
 
 
 def matrix_count(config: ModelConfig, active: bool = False) -> int:
@@ -222,6 +224,13 @@ def _embedding(config: ModelConfig) -> int:
     norm = _norm(config, width) if config.embedding.norm else 0
     projection = 0 if config.embedding.width is None else width * config.width + config.width
     return rows * width + norm + projection
+
+
+def _position(config: ModelConfig) -> int:
+    """Transformer-XL's u and v, and a matrix in each layer."""
+    heads_width = config.num_heads * config.head_width
+    is_relative = isinstance(config.position, RelativeOptions)
+    return heads_width * (2 + config.width * _own_layers(config)) if is_relative else 0
 
 
 def _norm(config: ModelConfig, width: int) -> int:

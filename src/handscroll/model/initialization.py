@@ -11,6 +11,7 @@ from torch import nn
 from handscroll.model.config import RopeOptions
 from handscroll.model.heads import VocabularyHead
 from handscroll.model.norm import LayerNorm, RMSNorm
+from handscroll.model.position.relative import Relative
 
 if TYPE_CHECKING:
     from handscroll.model.transformer import Transformer
@@ -29,9 +30,9 @@ def initialize(model: Transformer, seed: int) -> None:
     | embedding | normal, std 1: what a token is must not drown in what attention adds to it |
     | embedding that is the head too, of a model without a final norm | normal, std 1 / sqrt(width): logits have std 1 |
     | positions, segments, tasks | normal, std 0.1: they tell a token's meaning apart, and don't drown it |
-    | q, k, v, gate, up, head | normal, std 1 / sqrt(fan in) |
+    | q, k, v, gate, up, head, relative positions' matrices (r) | normal, std 1 / sqrt(fan in) |
     | o, down | normal, std 1 / sqrt(fan in) / sqrt(2 * layers): the residual stream keeps its size (GPT-2) |
-    | biases | 0 |
+    | biases, and those of relative positions (u, v) | 0 |
     | norm weights | 1; the last one 1 / sqrt(E) where the embedding is the head too, so that logits have std 1 |
     | norm weight within a masked LM head | as the last one's: it stands before the embedding's matrix |
     | norm weights of queries and keys | 1: a score's std is then 1, whatever was projected |
@@ -68,6 +69,9 @@ def initialize(model: Transformer, seed: int) -> None:
             module.weight.fill_(1 / math.sqrt(config.width) if is_scaled else 1.0)
             if isinstance(module, LayerNorm) and module.bias is not None:
                 module.bias.zero_()
+        elif isinstance(module, Relative):
+            module.u.zero_()
+            module.v.zero_()
 
 
 @torch.no_grad()

@@ -93,6 +93,12 @@ class Layout:
             and all(length == self.index_BT.shape[1] for length in lengths)
         )
 
+    @property
+    def row_positions(self) -> Tensor:
+        """(T,) where rows stand alike, else (B, T): the first axis of all positions."""
+        positions_BT = self.positions_BTP[..., 0]
+        return positions_BT[0] if self.is_uniform else positions_BT
+
     def mask(self, asking: Layout | None = None, window: int | None = None, kind: str = "causal") -> Tensor | None:
         """Who sees whom within this forward: (B, 1, T, T) boolean, or None where `kind` alone says it all.
 

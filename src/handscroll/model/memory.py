@@ -17,7 +17,7 @@ from handscroll.kernels.attention import additive, attention, attention_with_wei
 from handscroll.kernels.flash_attention import flash_attention
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
-from handscroll.model.position import Position, bias_of, rotation_of
+from handscroll.model.position import Position, RelativeLayer, bias_of, rotation_of
 from handscroll.model.sight import LayoutSight
 
 
@@ -135,29 +135,24 @@ class DirectMemory:
         rotation = self.rotation if asking is None else rotation_of(self.position, layout, asking)
         query_BHTD = self.position.rotate(query_BHTD, rotation)
         key_BKTD = self.position.rotate(key_BKTD, self.rotation)
-        if layout.capture.weights:
-            mask, causal = self._masked(layout, asking)
-            return Attended(*attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask, causal))
-        out_BHTD = self._out(query_BHTD, key_BKTD, value_BKTD, layout, asking)
+        if self.sight is not None:
+            sight = self.sight if asking is None else self.sight.of(asking)
+            out_BHTD = flash_attention(query_BHTD, key_BKTD, value_BKTD, sight)
+        else:
+            mask = self.mask if asking is None else self._mask(layout, asking)
+            causal = mask is None and self.kind != "bidirectional"
+            asked_BHTD = query_BHTD
+            if isinstance(self.position, RelativeLayer):
+                positions = ((asking or layout).row_positions, layout.row_positions)
+                asked_BHTD, mask = self.position.relate(query_BHTD, *positions, mask, causal)
+                causal = False
+            if layout.capture.weights:
+                return Attended(*attention_with_weights(asked_BHTD, key_BKTD, value_BKTD, mask, causal))
+            kernel = attention if self.kernel == "fused" else _naive
+            out_BHTD = kernel(asked_BHTD, key_BKTD, value_BKTD, mask, causal, self.dropout)
         if self.crossbatch is not None:
             out_BHTD = _look_across(self.crossbatch, self.dropout, out_BHTD, query_BHTD, key_BKTD, value_BKTD)
         return Attended(out_BHTD, None)
-
-    def _out(
-        self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None
-    ) -> Tensor:
-        if self.sight is not None:
-            sight = self.sight if asking is None else self.sight.of(asking)
-            return flash_attention(query_BHTD, key_BKTD, value_BKTD, sight)
-        mask, causal = self._masked(layout, asking)
-        if self.kernel == "naive":
-            return attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask, causal, self.dropout)[0]
-        return attention(query_BHTD, key_BKTD, value_BKTD, mask, causal, self.dropout)
-
-    def _masked(self, layout: Layout, asking: Layout | None) -> tuple[Tensor | None, bool]:
-        """The mask of those who ask, and whether instead of one plain causality says it all."""
-        mask = self.mask if asking is None else self._mask(layout, asking)
-        return mask, mask is None and self.kind != "bidirectional"
 
     def _mask(self, layout: Layout, asking: Layout | None = None) -> Tensor | None:
         """Who sees whom, with the position's bias where it has one; None where plain causality says it all."""
@@ -176,6 +171,12 @@ class DirectMemory:
         positions_P = positions_BT.flatten()
         bias_HQP = self.position.bias(positions_P[crossbatch.asking_Q], positions_P, lengths_Q)
         return additive(bias_HQP, crossbatch.visible_QS, False)
+
+
+def _naive(
+    query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, mask: Tensor | None, causal: bool, dropout: float
+) -> Tensor:
+    return attention_with_weights(query_BHTD, key_BKTD, value_BKTD, mask, causal, dropout)[0]
 
 
 def _look_across(

@@ -23,7 +23,7 @@ from handscroll.model.initialization import initialize
 from handscroll.model.layout import Asking, Layout, pick
 from handscroll.model.memory import Cache, Crossbatch, DirectMemory, LayerMemory
 from handscroll.model.norm import NORMS
-from handscroll.model.position import make_position
+from handscroll.model.position import Relative, make_position, of_layer
 
 
 class Told(NamedTuple):
@@ -163,6 +163,10 @@ class Transformer(nn.Module):
                 f"attention_kernel=flash never has all weights, to drop {self.config.attention_dropout} of them "
                 "(attention dropout): use fused or naive, or drop none"
             )
+        if kernel == "flash" and isinstance(self.position, Relative):
+            raise ValueError(
+                "attention_kernel=flash can't learn what relative positions add to each score: use fused or naive"
+            )
         self.attention_kernel = kernel
 
     def forward(self, tokens_BT: Tensor, layout: Layout | None = None, cache: Cache | None = None) -> Any:
@@ -197,6 +201,8 @@ class Transformer(nn.Module):
         last = None if wanted_BQ is None else Asking(wanted_BQ, layout.pick(wanted_BQ))
         if crossbatch is not None:
             assert cache is None, "rows of a cache are strangers"
+            if isinstance(self.position, Relative):
+                raise ValueError("relative positions have no distance between rows: train without crossbatch")
             across = DirectMemory(self.position, layout, crossbatch, dropout=dropout, kernel=self.attention_kernel)
             memories = [across if layer in crossbatch.layers else memory for layer, memory in enumerate(memories)]
         layers, weights, told = [], [], []
@@ -225,12 +231,15 @@ class Transformer(nn.Module):
 
     def _direct(self, layout: Layout, dropout: float) -> list[LayerMemory]:
         """What each layer attends to without a cache; layers that see equally far share one."""
-        windows = [self.config.window_of(layer) for layer in range(self.config.num_layers)]
+        layers = range(self.config.num_layers)
+        kinds = [(of_layer(self.position, layer), self.config.window_of(layer)) for layer in layers]
         made = {
-            window: DirectMemory(self.position, layout, None, window, dropout, self.config.mask, self.attention_kernel)
-            for window in set(windows)
+            (position, window): DirectMemory(
+                position, layout, None, window, dropout, self.config.mask, self.attention_kernel
+            )
+            for position, window in set(kinds)
         }
-        return [made[window] for window in windows]
+        return [made[kind] for kind in kinds]
 
     def features(self, hidden_BTE: Tensor) -> Tensor:
         """What `output_weight_VE` and `output_bias_V` make logits of, (..., E). ValueError as theirs."""

@@ -7,6 +7,7 @@ the cosine and sine: at ten million tokens float32 angles are wrong by 0.3 in a 
 Most variants are rotary (`rotary.py`). Those beside `rope` turn some pairs slower, so that a text longer than the
 trained window shows the model no angle that it hasn't seen. `alibi` turns nothing, but adds to each head's scores a
 `bias` by distance; `dynamic_alibi` stretches it. What `absolute` adds to the embedding, attention does not see.
+`relative` has weights: what it adds to a score depends on the query, too (`RelativeLayer.relate`).
 
 To add a variant: write `position/NAME.py` with its options, a kind of `RopeOptions` or `AlibiOptions`, and one line
 below; `families/` says how a checkpoint names it.
@@ -36,6 +37,7 @@ from handscroll.model.position.linear import Linear, LinearOptions
 from handscroll.model.position.llama3 import Llama3, Llama3Options
 from handscroll.model.position.longrope import LongRope, LongRopeOptions
 from handscroll.model.position.ntk import Ntk, NtkOptions
+from handscroll.model.position.relative import Relative, RelativeLayer, RelativeOptions
 from handscroll.model.position.rope import Rope
 from handscroll.model.position.rotary import Rotation
 from handscroll.model.position.yarn import Yarn, YarnOptions
@@ -67,7 +69,7 @@ class Position(Protocol):
         """
 
 
-POSITIONS: dict[type[PositionOptions], Callable[[int, Any, int], Position]] = {
+POSITIONS: dict[type[PositionOptions], Callable[..., Position]] = {
     RopeOptions: Rope,
     LinearOptions: Linear,
     NtkOptions: Ntk,
@@ -80,6 +82,7 @@ POSITIONS: dict[type[PositionOptions], Callable[[int, Any, int], Position]] = {
     LearnedOptions: Absolute,
     SinusoidalOptions: Absolute,
     NoPositionOptions: Absolute,
+    RelativeOptions: Relative,
 }
 
 
@@ -97,14 +100,22 @@ POSITION_KINDS: dict[str, type[PositionOptions]] = {
     "learned": LearnedOptions,
     "sinusoidal": SinusoidalOptions,
     "none": NoPositionOptions,
+    "relative": RelativeOptions,
 }
 
 
 def make_position(config: ModelConfig) -> Position:
+    if isinstance(config.position, RelativeOptions):
+        return Relative(config)
     # Pairs of a head's features differ in their speed, heads in their slope.
     position = config.position
     size = position.turned(config.head_width) if isinstance(position, RopeOptions) else config.num_heads
     return POSITIONS[type(position)](size, position, config.max_positions)
+
+
+def of_layer(position: Position, number: int) -> Position:
+    """What the memory of a layer (0: the first) asks: relative positions have weights of their own in each."""
+    return position.layer(number) if isinstance(position, Relative) else position
 
 
 def rotation_of(position: Position, layout: Layout, asking: Layout | None = None) -> Rotation:
@@ -136,11 +147,15 @@ __all__ = [
     "NoPositionOptions",
     "NtkOptions",
     "Position",
+    "Relative",
+    "RelativeLayer",
+    "RelativeOptions",
     "Rope",
     "Rotation",
     "SinusoidalOptions",
     "YarnOptions",
     "bias_of",
     "make_position",
+    "of_layer",
     "rotation_of",
 ]

@@ -86,9 +86,6 @@ class RelativeLayer(Absolute):
     def _keys(self, distance_N: Tensor, dtype: torch.dtype) -> Tensor:
         """(H, D, N): W_kR R of some distances, sines before cosines; angles in float64."""
         angles = distance_N.to(torch.float64)[:, None] * self.whole.frequencies.to(distance_N.device)
-        sinusoid_NE = torch.cat((angles.sin(), angles.cos()), dim=-1).to(dtype)
-        keys: Tensor = self.whole.r[self.place](sinusoid_NE)
-        return keys.unflatten(-1, self.whole.u.shape).permute(1, 2, 0)
-
-
-def of_layer(position: object, number: int) -> object: ...
+        sinusoid_NE = torch.cat((angles.sin(), angles.cos()), dim=-1)
+        keys_NF: Tensor = self.whole.r[self.place](sinusoid_NE.to(self.whole.u.dtype))
+        return keys_NF.to(dtype).unflatten(-1, self.whole.u.shape).permute(1, 2, 0)
