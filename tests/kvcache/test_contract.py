@@ -14,6 +14,8 @@ TOLERANCE = 2e-5
 VARIANTS = {
     "full": "full",
     "sliding_window": "sliding_window",
+    "segment_recurrence": "segment_recurrence",
+    "segment_recurrence_odd": {"policy": "segment_recurrence", "segment": 7, "memory": 90},
     "attention_sinks": "attention_sinks",
     "attention_sinks_odd": {"policy": "attention_sinks", "sinks": 3, "window": 80, "tile": 7},
     "heavy_hitters": {"policy": "heavy_hitters", "heavy": 50},

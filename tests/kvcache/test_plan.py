@@ -22,6 +22,7 @@ WINDOWED = dataclasses.replace(CONFIG, sliding_window=64, windowed_from=1)
 CASES: dict[str, tuple[Any, float]] = {
     "full": ("full", 0),
     "sliding_window": ({"policy": "sliding_window", "window": 100}, 0),
+    "segment_recurrence": ({"policy": "segment_recurrence", "segment": 30, "memory": 50}, 0),
     "attention_sinks": ("attention_sinks", 0),
     "heavy_hitters": ("heavy_hitters", 0.05),
     "snapkv": ("snapkv", 0.02),

@@ -17,6 +17,7 @@ from handscroll.kvcache.heavy_hitters import HeavyLayer
 from handscroll.kvcache.layered import LayeredCache
 from handscroll.kvcache.memory_file import Memory
 from handscroll.kvcache.prompt_layer import PromptLayer
+from handscroll.kvcache.segment_recurrence import SegmentLayer
 from handscroll.kvcache.state import PLAIN, read_state
 from handscroll.kvcache.window_layer import WindowLayer
 from handscroll.model import Layout, ModelConfig, Transformer
@@ -26,6 +27,7 @@ BLOCKS = {"policy": "block_memory", "window": 40, "block_size": 5, "blocks": 3, 
 INNER = {
     "full": "full",
     "sliding_window": {"policy": "sliding_window", "window": 30},
+    "segment_recurrence": {"policy": "segment_recurrence", "segment": 20, "memory": 15},
     "attention_sinks": {"policy": "attention_sinks", "sinks": 3, "window": 50, "tile": 7},
     "block_memory": BLOCKS,
     "block_memory_attended": BLOCKS | {"representative": "attended", "representatives": 2},
@@ -84,7 +86,7 @@ def feed(model: Transformer, cache: LayeredCache, tokens_BT: Tensor, lengths: li
 
 def go_back(cache: LayeredCache, cuts: list[int]) -> None:
     """Except where what it would need may have been dropped."""
-    if not isinstance(cache.layers[0], WindowLayer | HeavyLayer | PromptLayer):
+    if not isinstance(cache.layers[0], WindowLayer | SegmentLayer | HeavyLayer | PromptLayer):
         cache.truncate([length - cut for length, cut in zip(cache.lengths, cuts, strict=True)])
 
 

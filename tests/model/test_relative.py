@@ -98,7 +98,9 @@ def test_scores_are_the_papers(layout: str, mask: str) -> None:
         assert isinstance(attention, GroupedQueryAttention)
         out_BTE, weights_BHTS = attention(x_BTE, memory, seen)
         expected = weights_by_the_paper(model, layer, x_BTE, positions_BT[:, :, None] - positions_BT[:, None], sees)
-        torch.testing.assert_close(weights_BHTS.transpose(1, 2)[real], expected.transpose(1, 2)[real], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            weights_BHTS.transpose(1, 2)[real], expected.transpose(1, 2)[real], atol=1e-5, rtol=0
+        )
         plain = dataclasses.replace(seen, capture=Capture())
         fast_BTE, _ = attention(x_BTE, memory, plain)
         torch.testing.assert_close(fast_BTE[real], out_BTE[real], atol=1e-5, rtol=0)

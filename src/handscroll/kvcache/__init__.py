@@ -31,6 +31,7 @@ from handscroll.kvcache.heavy_hitters import HeavyHitters
 from handscroll.kvcache.offloaded import Offloaded
 from handscroll.kvcache.per_head_budget import PerHeadBudget
 from handscroll.kvcache.quantized import Quantized
+from handscroll.kvcache.segment_recurrence import SegmentRecurrence
 from handscroll.kvcache.sliding_window import SlidingWindow
 from handscroll.kvcache.snapkv import SnapKV
 
@@ -38,7 +39,16 @@ if TYPE_CHECKING:
     from handscroll.text import Tokenizer
 
 Policy = (
-    Full | SlidingWindow | AttentionSinks | HeavyHitters | SnapKV | PerHeadBudget | BlockMemory | Quantized | Offloaded
+    Full
+    | SlidingWindow
+    | SegmentRecurrence
+    | AttentionSinks
+    | HeavyHitters
+    | SnapKV
+    | PerHeadBudget
+    | BlockMemory
+    | Quantized
+    | Offloaded
 )
 
 POLICIES: dict[str, type[Policy]] = {
@@ -49,6 +59,7 @@ POLICIES: dict[str, type[Policy]] = {
     "snapkv": SnapKV,
     "per_head_budget": PerHeadBudget,
     "block_memory": BlockMemory,
+    "segment_recurrence": SegmentRecurrence,
     "quantized": Quantized,
     "offloaded": Offloaded,
 }
@@ -114,6 +125,7 @@ __all__ = [
     "PerHeadBudget",
     "Policy",
     "Quantized",
+    "SegmentRecurrence",
     "SlidingWindow",
     "SnapKV",
     "breaks_for",

@@ -22,7 +22,7 @@ from handscroll.kvcache.state import State
 from handscroll.kvcache.store import TokenStore
 from handscroll.model.layout import Layout, visible
 from handscroll.model.memory import Attended, Bytes
-from handscroll.model.position import Position, Rotation
+from handscroll.model.position import Position, RelativeLayer, Rotation
 
 # Places of a mask that is made whole. Where it would be larger, keys are attended to in pieces: those that all queries
 # see need none, so that a text may be of any length.
@@ -52,6 +52,11 @@ class FullLayer(LayerCache):
     def rotates_at_use(self) -> bool:
         """Whether keys are kept as they came, and turned anew at each use."""
         return self.position.depends_on_length
+
+    @property
+    def weighs(self) -> bool:
+        """Whether distance adds to scores; what it adds is the same in all layers unless a query decides it."""
+        return self.position.adds_bias or isinstance(self.position, RelativeLayer)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -95,7 +100,7 @@ class FullLayer(LayerCache):
         if self.rotates_at_use:
             slots = self.shared.get(layout, f"slots {self.window}", lambda: self.slot_rotation(layout, index_BS()))
             key_BKSD = self.position.rotate(key_BKSD, slots)
-        causal = self._is_plain(query_layout) and not self.position.adds_bias
+        causal = self._is_plain(query_layout) and not self.weighs
         sees_all = query_layout.is_uniform and query_BHTD.shape[2] == 1 and self.sees_all(used)
         visible_B1TS = None
         if not (causal or sees_all):
@@ -103,40 +108,53 @@ class FullLayer(LayerCache):
                 query_layout, f"mask {self.window}", lambda: self.visible(query_layout, index_BS())
             )
         mask = visible_B1TS
-        if self.position.adds_bias:
-            mask = self.shared.get(
-                query_layout,
-                f"bias {self.window}",
-                lambda: self.with_bias(visible_B1TS, layout, query_layout, index_BS()),
+
+        def weighed() -> Tensor:
+            return self.with_bias(visible_B1TS, layout, query_layout, index_BS(), query_BHTD)
+
+        if self.weighs:
+            mask = (
+                self.shared.get(query_layout, f"bias {self.window}", weighed) if self.position.adds_bias else weighed()
             )
+        query_BHTD = self.asked(query_BHTD)
         value_BKSD = self.store.value_BKSD[:, :, :used]
         return attend(query_BHTD, key_BKSD, value_BKSD, mask, causal, layout.capture.weights)
 
     def _attend_to_pieces(self, query_BHTD: Tensor, layout: Layout, query_layout: Layout) -> Attended:
-        pieces = self._visible_pieces(layout, query_layout, query_BHTD.device)
+        pieces = self._visible_pieces(layout, query_layout, query_BHTD)
+        query_BHTD = self.asked(query_BHTD)
         if not layout.capture.weights:
             return Attended(attention_over(query_BHTD, pieces), None)
         keys, values, masks = zip(*pieces, strict=True)
         return attend(query_BHTD, torch.cat(keys, 2), torch.cat(values, 2), torch.cat(masks, -1), False, True)
 
-    def _visible_pieces(self, layout: Layout, query_layout: Layout, device: torch.device) -> Iterator[Piece]:
+    def _visible_pieces(self, layout: Layout, query_layout: Layout, query_BHTD: Tensor) -> Iterator[Piece]:
         sees_all = query_layout.is_uniform and self.sees_all(self.store.used) and not layout.capture.weights
-        for held in self.store.pieces(device):
+        for held in self.store.pieces(query_BHTD.device):
             key_BKSD, mask = held.key_BKSD, None
             if self.rotates_at_use:
                 key_BKSD = self.position.rotate(key_BKSD, self.slot_rotation(layout, held.index_BS()))
             if not (sees_all and query_layout.starts is not None and held.is_past(query_layout.starts)):
                 mask = self.visible(query_layout, held.index_BS())
-            if self.position.adds_bias:
-                mask = self.with_bias(mask, layout, query_layout, held.index_BS())
+            if self.weighs:
+                mask = self.with_bias(mask, layout, query_layout, held.index_BS(), query_BHTD)
             yield Piece(key_BKSD, held.value_BKSD, mask)
 
     def rotation(self, layout: Layout, positions: Tensor) -> Rotation:
         """That of some positions in the layout's texts."""
         return self.position.rotation(positions, self.text_lengths(layout) if self.position.depends_on_length else None)
 
-    def with_bias(self, mask: Tensor | None, text: Layout, asking: Layout, index_BS: Tensor) -> Tensor:
-        """The mask of slots for the tokens `asking` in a `text`, and what they lose by distance, in one."""
+    def asked(self, query_BHTD: Tensor) -> Tensor:
+        """What is compared with keys."""
+        return self.position.asked(query_BHTD) if isinstance(self.position, RelativeLayer) else query_BHTD
+
+    def with_bias(
+        self, mask: Tensor | None, text: Layout, asking: Layout, index_BS: Tensor, query_BHTD: Tensor
+    ) -> Tensor:
+        """The mask of slots for the tokens `asking` in a `text`, and what distance adds to their scores, in one."""
+        if isinstance(self.position, RelativeLayer):
+            slots_BS = self.slot_positions(text, index_BS)
+            return additive(self.position.said(query_BHTD, asking.row_positions, slots_BS), mask, False)
         lengths = self.text_lengths(text) if self.position.depends_on_length else None
         slots_BS = self.slot_positions(text, index_BS)
         return additive(self.position.bias(asking.positions_BTP[..., 0], slots_BS, lengths), mask, False)

@@ -18,7 +18,7 @@ from handscroll.kvcache.stores import Stores
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
-from handscroll.model.position import Position
+from handscroll.model.position import Position, Relative, RelativeLayer
 
 Value = TypeVar("Value")
 
@@ -43,6 +43,14 @@ class LayerCache(ABC):
 
     # Whether fewer queries than keys may come: not where what is remembered depends on who asks.
     some_may_ask = False
+
+    # The position that tokens are compared by.
+    position: Position
+
+    @property
+    def is_of_one_layer(self) -> bool:
+        """Whether the position is one layer's, where each has weights of its own."""
+        return isinstance(getattr(self, "position", None), RelativeLayer)
 
     @property
     @abstractmethod
@@ -91,6 +99,11 @@ class LayeredCache:
     """The `Cache` of model/memory.py over one `LayerCache` per layer."""
 
     def __init__(self, layers: Sequence[LayerCache], shared: PerForward, origin: Origin):
+        if isinstance(origin.position, Relative) and not all(layer.is_of_one_layer for layer in layers):
+            raise ValueError(
+                f"{origin.policy} doesn't know what relative positions add to each layer's scores: use full, "
+                "sliding_window or segment_recurrence"
+            )
         self.layers = list(layers)
         self._shared = shared
         self.origin = origin

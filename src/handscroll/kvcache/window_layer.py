@@ -18,7 +18,7 @@ from handscroll.kvcache.stores import Stores
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout, visible
 from handscroll.model.memory import Attended
-from handscroll.model.position import Position
+from handscroll.model.position import Position, of_layer
 
 # Queries that are answered at a time are no fewer than this.
 SPAN = 64
@@ -55,7 +55,7 @@ class WindowLayer(FullLayer):
     def _attend_to_all(self, query_BHTD: Tensor, layout: Layout, query_layout: Layout) -> Attended:
         """A long forward is answered in spans of about a window of queries, each of which sees two windows of keys."""
         length, size = query_BHTD.shape[2], max(self.window, SPAN)
-        is_plain = query_layout.is_uniform and len(set(self.store.bases)) == 1 and not self.position.adds_bias
+        is_plain = query_layout.is_uniform and len(set(self.store.bases)) == 1 and not self.weighs
         if length <= size or not is_plain or self.rotates_at_use or layout.capture.weights:
             return super()._attend_to_all(query_BHTD, layout, query_layout)
         assert query_layout.starts is not None
@@ -93,8 +93,8 @@ def text_layers(
     """For every layer of a model one that keeps what this layer can see, and no more than `most` tokens of it."""
     windows = [min((w for w in (config.window_of(n), most) if w), default=None) for n in range(config.num_layers)]
     return [
-        FullLayer(position, stores.tokens(rows), shared)
+        FullLayer(of_layer(position, number), stores.tokens(rows), shared)
         if window is None
-        else WindowLayer(position, stores.tokens(rows), shared, window, most)
-        for window in windows
+        else WindowLayer(of_layer(position, number), stores.tokens(rows), shared, window, most)
+        for number, window in enumerate(windows)
     ]

@@ -144,8 +144,8 @@ class DirectMemory:
             asked_BHTD = query_BHTD
             if isinstance(self.position, RelativeLayer):
                 positions = ((asking or layout).row_positions, layout.row_positions)
-                asked_BHTD, mask = self.position.relate(query_BHTD, *positions, mask, causal)
-                causal = False
+                asked_BHTD = self.position.asked(query_BHTD)
+                mask, causal = additive(self.position.said(query_BHTD, *positions), mask, causal), False
             if layout.capture.weights:
                 return Attended(*attention_with_weights(asked_BHTD, key_BKTD, value_BKTD, mask, causal))
             kernel = attention if self.kernel == "fused" else _naive

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from handscroll.kernels.attention import additive
 from handscroll.model.config import ModelConfig, PositionOptions
 from handscroll.model.position.absolute import Absolute
 from handscroll.model.position.rotary import frequencies
@@ -60,12 +59,14 @@ class RelativeLayer(Absolute):
     def __init__(self, whole: Relative, place: int):
         self.whole, self.place = whole, place
 
-    def relate(
-        self, query_BHTD: Tensor, query_positions: Tensor, key_positions: Tensor, mask: Tensor | None, causal: bool
-    ) -> tuple[Tensor, Tensor]:
-        """What is compared with keys, q + u, and a mask (B, H, T, S) that adds what distances say, as `attention` does.
+    def asked(self, query_BHTD: Tensor) -> Tensor:
+        """q + u: what is compared with keys."""
+        return query_BHTD + self.whole.u.to(query_BHTD.dtype)[:, None]
 
-        Positions are (T,) and (S,), or (B, T) and (B, S); `mask` and `causal` as in `attention`.
+    def said(self, query_BHTD: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        """(B, H, T, S): what distances add to scores, which are divided by sqrt(D) already.
+
+        Positions are (T,) or (B, T), and (S,) or (B, S).
         """
         whole = self.whole
         distance = query_positions[..., :, None] - key_positions[..., None, :]
@@ -76,16 +77,15 @@ class RelativeLayer(Absolute):
         if highest - lowest < 2 * sum(distance.shape[-2:]):
             distance_N, place = torch.arange(lowest, highest + 1, device=distance.device), distance - lowest
         else:
-            distance_N, place = distance.unique(return_inverse=True)
-        asked_BHTD = query_BHTD + whole.v.to(query_BHTD.dtype)[:, None]
-        said_BHTN = asked_BHTD @ self._keys(distance_N, query_BHTD.dtype) / math.sqrt(query_BHTD.shape[-1])
+            distance_N, place = torch.unique(distance, return_inverse=True)
+        from_BHTD = query_BHTD + whole.v.to(query_BHTD.dtype)[:, None]
+        said_BHTN = from_BHTD @ self._keys(distance_N, query_BHTD.dtype) / math.sqrt(query_BHTD.shape[-1])
         place_BHTS = (place if place.dim() == 2 else place[:, None]).expand(*said_BHTN.shape[:2], -1, -1)
-        bias_BHTS = additive(said_BHTN.gather(-1, place_BHTS), mask, causal)
-        return query_BHTD + whole.u.to(query_BHTD.dtype)[:, None], bias_BHTS
+        return said_BHTN.gather(-1, place_BHTS)
 
     def _keys(self, distance_N: Tensor, dtype: torch.dtype) -> Tensor:
         """(H, D, N): W_kR R of some distances, sines before cosines; angles in float64."""
         angles = distance_N.to(torch.float64)[:, None] * self.whole.frequencies.to(distance_N.device)
         sinusoid_NE = torch.cat((angles.sin(), angles.cos()), dim=-1)
         keys_NF: Tensor = self.whole.r[self.place](sinusoid_NE.to(self.whole.u.dtype))
-        return keys_NF.to(dtype).unflatten(-1, self.whole.u.shape).permute(1, 2, 0)
+        return keys_NF.to(dtype).view(-1, *self.whole.u.shape).permute(1, 2, 0)
