@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from transformers import LlamaConfig, T5Config
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5DenseActDense, T5DenseGatedActDense
 
-from handscroll.model import Attended, Layout, ModelConfig, RopeOptions, Transformer
+from handscroll.kvcache import make_policy
+from handscroll.model import Attended, Layout, ModelConfig, RopeOptions, Transformer, load_model, save_model
 from handscroll.model.attention import ATTENTIONS
 from handscroll.model.feedforward import FEEDFORWARDS
+from handscroll.model.footprint import parameter_count
 from handscroll.model.initialization import initialize
 from handscroll.model.memory import DirectMemory
 from handscroll.model.norm import NORMS
@@ -25,12 +28,15 @@ from handscroll.model.position import (
     AlibiOptions,
     DynamicAlibiOptions,
     DynamicOptions,
+    Learned2dOptions,
     LearnedOptions,
     LinearOptions,
     Llama3Options,
     LongRopeOptions,
     NoPositionOptions,
     NtkOptions,
+    RelativeOptions,
+    Rope2dOptions,
     SinusoidalOptions,
     YarnOptions,
     make_position,
@@ -162,14 +168,39 @@ ROTARY = [
     YarnOptions(factor=4.0, original_max_positions=16),
     Llama3Options(factor=4.0, original_max_positions=16, low_freq_factor=1.0, high_freq_factor=4.0),
     LongRopeOptions(short_factor=(1.0,) * 6, long_factor=(1, 1.2, 1.5, 2, 3, 4), original_max_positions=16),
+    Rope2dOptions(),
 ]
 BIASES = [AlibiOptions(), DynamicAlibiOptions()]
-ADDED = [LearnedOptions(), SinusoidalOptions(), NoPositionOptions()]
+ADDED = [LearnedOptions(), Learned2dOptions(), SinusoidalOptions(), NoPositionOptions()]
 
 
 def test_every_position_has_options_here() -> None:
-    assert [type(options) for options in [*ROTARY, *BIASES, *ADDED]] == list(POSITIONS)
+    assert [type(options) for options in [*ROTARY, *BIASES, *ADDED, RelativeOptions()]] == list(POSITIONS)
     assert list(POSITION_KINDS.values()) == list(POSITIONS)
+
+
+@pytest.mark.parametrize("options", [*ROTARY, *BIASES, *ADDED, RelativeOptions()], ids=lambda each: type(each).__name__)
+def test_every_position_in_a_model(options: Any, tmp_path: Path) -> None:
+    """Causal; cached in pieces equals uncached; gradients reach every weight; saved and counted."""
+    model = Transformer(dataclasses.replace(CONFIG, num_layers=2, position=options))
+    tokens_BT = torch.randint(0, 50, (2, 12), generator=torch.Generator().manual_seed(0))
+    layout = Layout.rows([12, 12], totals=[12, 12])
+    logits = model(tokens_BT, layout)
+    cache = make_policy("full").start(model.config, model.position, 2)
+    pieces = [
+        model(tokens_BT[:, first:last], Layout.rows([last - first] * 2, [first] * 2, totals=[12, 12]), cache)
+        for first, last in ((0, 5), (5, 6), (6, 12))
+    ]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), logits, atol=2e-5, rtol=0)
+    changed_BT = torch.cat((tokens_BT[:, :7], (tokens_BT[:, 7:] + 1) % 50), dim=1)
+    torch.testing.assert_close(model(changed_BT, layout)[:, :7], logits[:, :7], atol=2e-5, rtol=0)
+    logits.logsumexp(-1).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    assert parameter_count(model.config) == sum(parameter.numel() for parameter in model.parameters())
+    save_model(model, tmp_path / "out")
+    torch.testing.assert_close(load_model(tmp_path / "out")(tokens_BT, layout), logits, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("pairing", "share"), [("halves", 1.0), ("adjacent", 0.5)])

@@ -22,7 +22,7 @@ from handscroll.kvcache.state import State
 from handscroll.kvcache.store import TokenStore
 from handscroll.model.layout import Layout, visible
 from handscroll.model.memory import Attended, Bytes
-from handscroll.model.position import Position, RelativeLayer, Rotation
+from handscroll.model.position import Position, RelativeLayer, Rotation, rotation_at
 
 # Places of a mask that is made whole. Where it would be larger, keys are attended to in pieces: those that all queries
 # see need none, so that a text may be of any length.
@@ -54,6 +54,11 @@ class FullLayer(LayerCache):
         return self.position.depends_on_length
 
     @property
+    def keeps_positions(self) -> bool:
+        """What turns or weighs slots goes by their place in the text alone."""
+        return not (self.rotates_at_use or self.weighs)
+
+    @property
     def weighs(self) -> bool:
         """Whether distance adds to scores; what it adds is the same in all layers unless a query decides it."""
         return self.position.adds_bias or isinstance(self.position, RelativeLayer)
@@ -65,12 +70,12 @@ class FullLayer(LayerCache):
     def attend(
         self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
     ) -> Attended:
-        rotation = self.shared.get(layout, "rotation", lambda: self.rotation(layout, layout.positions_BTP[..., 0]))
+        rotation = self.shared.get(layout, "rotation", lambda: self.token_rotation(layout, layout))
         kept_BKTD = key_BKTD if self.rotates_at_use else self.position.rotate(key_BKTD, rotation)
         self.append(kept_BKTD, value_BKTD, layout)
         query_layout = asking or layout
         if asking is not None:
-            rotation = self.rotation(layout, asking.positions_BTP[..., 0])
+            rotation = self.token_rotation(layout, asking)
         query_BHTD = self.position.rotate(query_BHTD, rotation)
         if self.store.is_whole and not self._masks_too_much(query_layout):
             attended = self._attend_to_all(query_BHTD, layout, query_layout)
@@ -139,6 +144,11 @@ class FullLayer(LayerCache):
             if self.weighs:
                 mask = self.with_bias(mask, layout, query_layout, held.index_BS(), query_BHTD)
             yield Piece(key_BKSD, held.value_BKSD, mask)
+
+    def token_rotation(self, layout: Layout, tokens: Layout) -> Rotation:
+        """That of tokens which come in a layout's texts."""
+        lengths = self.text_lengths(layout) if self.position.depends_on_length else None
+        return rotation_at(self.position, tokens.positions_BTP, lengths)
 
     def rotation(self, layout: Layout, positions: Tensor) -> Rotation:
         """That of some positions in the layout's texts."""

@@ -48,6 +48,11 @@ class LayerCache(ABC):
     position: Position
 
     @property
+    def keeps_positions(self) -> bool:
+        """Whether tokens stay at the layout's own positions, in all of their axes."""
+        return False
+
+    @property
     def is_of_one_layer(self) -> bool:
         """Whether the position is one layer's, where each has weights of its own."""
         return isinstance(getattr(self, "position", None), RelativeLayer)

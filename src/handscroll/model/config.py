@@ -68,6 +68,11 @@ class LearnedOptions(PositionOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Learned2dOptions(PositionOptions):
+    """A learnt vector for the place in the text and one for the place in a span, both added (GLM)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SinusoidalOptions(PositionOptions):
     """Sines and cosines of every position, added to the embedding (arXiv 1706.03762, section 3.5)."""
 

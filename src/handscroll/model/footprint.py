@@ -13,13 +13,17 @@ from pathlib import Path
 
 import torch
 
-from handscroll.model.config import LearnedOptions, ModelConfig
+from handscroll.model.config import Learned2dOptions, LearnedOptions, ModelConfig, PositionOptions
 from handscroll.model.feedforward import GATED
 from handscroll.model.free_memory import available_memory
 from handscroll.model.position import RelativeOptions
 
 # Numbers that an optimizer keeps per parameter; muon keeps one per number of a block's matrices, adamw's two elsewhere.
 OPTIMIZER_SLOTS = {"adamw": 2, "muon": 1, "sgd": 0}
+
+
+# How many tables of learnt positions there are.
+LEARNED_TABLES: dict[type[PositionOptions], int] = {LearnedOptions: 1, Learned2dOptions: 2}
 
 
 class DoesNotFit(ValueError, MemoryError):
@@ -220,7 +224,7 @@ def _embedding(config: ModelConfig) -> int:
     """The tables of tokens, positions, segments and tasks, their norm, and the matrix and bias of another width."""
     width = config.embedding_width
     rows = config.vocab_size + config.embedding.segments + config.embedding.tasks
-    rows += config.max_positions if isinstance(config.position, LearnedOptions) else 0
+    rows += config.max_positions * LEARNED_TABLES.get(type(config.position), 0)
     norm = _norm(config, width) if config.embedding.norm else 0
     projection = 0 if config.embedding.width is None else width * config.width + config.width
     return rows * width + norm + projection

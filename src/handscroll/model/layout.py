@@ -94,10 +94,20 @@ class Layout:
         )
 
     @property
+    def stands_alike(self) -> bool:
+        """Whether one row's positions are those of all: plain rows from the same index on."""
+        return self.is_uniform and self.positions_BTP.shape[-1] == 1
+
+    def axis(self, number: int) -> Tensor:
+        """(B, T): one axis of all positions; 0 in one that the layout doesn't have, as in a text without spans."""
+        if number < self.positions_BTP.shape[-1]:
+            return self.positions_BTP[..., number]
+        return torch.zeros_like(self.index_BT)
+
+    @property
     def row_positions(self) -> Tensor:
         """(T,) where rows stand alike, else (B, T): the first axis of all positions."""
-        positions_BT = self.positions_BTP[..., 0]
-        return positions_BT[0] if self.is_uniform else positions_BT
+        return self.axis(0)[0] if self.stands_alike else self.axis(0)
 
     def mask(self, asking: Layout | None = None, window: int | None = None, kind: str = "causal") -> Tensor | None:
         """Who sees whom within this forward: (B, 1, T, T) boolean, or None where `kind` alone says it all.

@@ -66,6 +66,10 @@ class LayerMemory(Protocol):
     @property
     def some_may_ask(self) -> bool: ...
 
+    @property
+    def keeps_positions(self) -> bool:
+        """Whether tokens stay at the layout's own positions, in all of their axes."""
+
     def attend(
         self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
     ) -> Attended: ...
@@ -108,6 +112,7 @@ class DirectMemory:
     """
 
     some_may_ask = True
+    keeps_positions = True
 
     def __init__(
         self,

@@ -194,6 +194,12 @@ class Transformer(nn.Module):
                 "that a cache remembers; let it read whole texts, without a cache"
             )
         layout = self._layout(tokens_BT, cache) if layout is None else layout
+        in_plane = layout.positions_BTP.shape[-1] > 1
+        if cache is not None and in_plane and not all(memory.keeps_positions for memory in cache.layers):
+            raise ValueError(
+                "this cache has places of its own for tokens, and the layout has positions in several axes: use full, "
+                "sliding_window or segment_recurrence, and positions that turn once or are added"
+            )
         dropout = self.config.attention_dropout if self.training else 0.0
         memories: Sequence[LayerMemory] = self._direct(layout, dropout) if cache is None else cache.layers
         # A cache is mutated by attention: a block that is recomputed would append its tokens twice.

@@ -7,6 +7,7 @@ the cosine and sine: at ten million tokens float32 angles are wrong by 0.3 in a 
 Most variants are rotary (`rotary.py`). Those beside `rope` turn some pairs slower, so that a text longer than the
 trained window shows the model no angle that it hasn't seen. `alibi` turns nothing, but adds to each head's scores a
 `bias` by distance; `dynamic_alibi` stretches it. What `absolute` adds to the embedding, attention does not see.
+`rope_2d` and `learned_2d` look at a second axis of positions, which GLM's spans have (`model/infilling.py`).
 `relative` has weights: what it adds to a score depends on the query, too (`RelativeLayer.said`).
 
 To add a variant: write `position/NAME.py` with its options, a kind of `RopeOptions` or `AlibiOptions`, and one line
@@ -21,6 +22,7 @@ from typing import Protocol
 from torch import Tensor
 
 from handscroll.model.config import (
+    Learned2dOptions,
     LearnedOptions,
     ModelConfig,
     NoPositionOptions,
@@ -39,6 +41,7 @@ from handscroll.model.position.longrope import LongRope, LongRopeOptions
 from handscroll.model.position.ntk import Ntk, NtkOptions
 from handscroll.model.position.relative import Relative, RelativeLayer, RelativeOptions
 from handscroll.model.position.rope import Rope
+from handscroll.model.position.rope_2d import Rope2d, Rope2dOptions
 from handscroll.model.position.rotary import Rotation
 from handscroll.model.position.yarn import Yarn, YarnOptions
 
@@ -77,9 +80,11 @@ POSITIONS: dict[type[PositionOptions], Callable[..., Position]] = {
     YarnOptions: Yarn,
     Llama3Options: Llama3,
     LongRopeOptions: LongRope,
+    Rope2dOptions: Rope2d,
     AlibiOptions: Alibi,
     DynamicAlibiOptions: DynamicAlibi,
     LearnedOptions: Absolute,
+    Learned2dOptions: Absolute,
     SinusoidalOptions: Absolute,
     NoPositionOptions: Absolute,
     RelativeOptions: Relative,
@@ -95,9 +100,11 @@ POSITION_KINDS: dict[str, type[PositionOptions]] = {
     "yarn": YarnOptions,
     "llama3": Llama3Options,
     "longrope": LongRopeOptions,
+    "rope_2d": Rope2dOptions,
     "alibi": AlibiOptions,
     "dynamic_alibi": DynamicAlibiOptions,
     "learned": LearnedOptions,
+    "learned_2d": Learned2dOptions,
     "sinusoidal": SinusoidalOptions,
     "none": NoPositionOptions,
     "relative": RelativeOptions,
@@ -107,6 +114,8 @@ POSITION_KINDS: dict[str, type[PositionOptions]] = {
 def make_position(config: ModelConfig) -> Position:
     if isinstance(config.position, RelativeOptions):
         return Relative(config)
+    if isinstance(config.position, Rope2dOptions):
+        return Rope2d(config.head_width, config.position, config.max_positions)
     # Pairs of a head's features differ in their speed, heads in their slope.
     position = config.position
     size = position.turned(config.head_width) if isinstance(position, RopeOptions) else config.num_heads
@@ -121,16 +130,21 @@ def of_layer(position: Position, number: int) -> Position:
 def rotation_of(position: Position, layout: Layout, asking: Layout | None = None) -> Rotation:
     """The rotation of a layout's tokens, or of those `asking` that were picked from it, in texts of its lengths."""
     lengths_BT = layout.text_lengths(asking) if position.depends_on_length else None
-    return position.rotation((asking or layout).positions_BTP[..., 0], lengths_BT)
+    return rotation_at(position, (asking or layout).positions_BTP, lengths_BT)
+
+
+def rotation_at(position: Position, positions_BTP: Tensor, lengths: Tensor | None = None) -> Rotation:
+    """The rotation of positions as layouts have them; few look further than the first axis."""
+    if isinstance(position, Rope2d):
+        return position.rotation_in_plane(positions_BTP)
+    return position.rotation(positions_BTP[..., 0], lengths)
 
 
 def bias_of(position: Position, layout: Layout, asking: Layout | None = None) -> Tensor | None:
     """The bias between a layout's tokens, or from those `asking` that were picked from it to all of them."""
     lengths_BT = layout.text_lengths(asking) if position.depends_on_length else None
-    if asking is None and layout.is_uniform:
-        # Rows stand alike: one of them says it all.
-        positions_T = layout.positions_BTP[0, :, 0]
-        return position.bias(positions_T, positions_T, lengths_BT)
+    if asking is None:
+        return position.bias(layout.row_positions, layout.row_positions, lengths_BT)
     return position.bias((asking or layout).positions_BTP[..., 0], layout.positions_BTP[..., 0], lengths_BT)
 
 
@@ -140,6 +154,7 @@ __all__ = [
     "AlibiOptions",
     "DynamicAlibiOptions",
     "DynamicOptions",
+    "Learned2dOptions",
     "LearnedOptions",
     "LinearOptions",
     "Llama3Options",
@@ -151,11 +166,14 @@ __all__ = [
     "RelativeLayer",
     "RelativeOptions",
     "Rope",
+    "Rope2d",
+    "Rope2dOptions",
     "Rotation",
     "SinusoidalOptions",
     "YarnOptions",
     "bias_of",
     "make_position",
     "of_layer",
+    "rotation_at",
     "rotation_of",
 ]

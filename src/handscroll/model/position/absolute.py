@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handscroll.model.config import LearnedOptions, PositionOptions, SinusoidalOptions
+from handscroll.model.config import Learned2dOptions, LearnedOptions, PositionOptions, SinusoidalOptions
 from handscroll.model.layout import Layout
 from handscroll.model.position.rotary import Rotation, frequencies
 
@@ -50,16 +50,28 @@ class Learned(nn.Embedding):
     def __init__(self, max_positions: int, width: int):
         super().__init__(max_positions, width)
 
-    def embed(self, layout: Layout) -> Tensor:
+    def embed(self, layout: Layout, axis: int = 0) -> Tensor:
         """(B, T, E), or (1, T, E) where rows stand alike. Raises ValueError for a position without a vector."""
-        highest = _highest(layout)
+        highest = _highest(layout, axis)
         if highest >= self.num_embeddings:
             raise ValueError(
                 f"position {highest}: this model has learnt vectors for its first {self.num_embeddings:,} positions "
                 "only: give a shorter text, or choose a model with rotary positions or ALiBi"
             )
-        vectors_BTE: Tensor = self(_positions(layout))
+        vectors_BTE: Tensor = self(_positions(layout, axis))
         return vectors_BTE
+
+
+class Learned2d(nn.Module):
+    """A table for each of two axes (GLM, arXiv 2103.10360, section 2.2): places in the text, and places in a span."""
+
+    def __init__(self, max_positions: int, width: int):
+        super().__init__()
+        self.text, self.span = Learned(max_positions, width), Learned(max_positions, width)
+
+    def embed(self, layout: Layout) -> Tensor:
+        """(B, T, E), or (1, T, E) where rows stand alike."""
+        return self.text.embed(layout, 0) + self.span.embed(layout, 1)
 
 
 class Sinusoidal:
@@ -72,24 +84,27 @@ class Sinusoidal:
 
     def embed(self, layout: Layout) -> Tensor:
         """(B, T, E) float32, or (1, T, E) where rows stand alike."""
-        positions = _positions(layout)
+        positions = _positions(layout, 0)
         angles = positions.to(torch.float64)[..., None] * self.frequencies.to(positions.device)
         return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2).float()
 
 
 ADDED: dict[type[PositionOptions], Callable[[int, int], Any]] = {
     LearnedOptions: Learned,
+    Learned2dOptions: Learned2d,
     SinusoidalOptions: Sinusoidal,
 }
 
 
-def _positions(layout: Layout) -> Tensor:
-    positions_BT = layout.positions_BTP[..., 0]
-    return positions_BT[:1] if layout.is_uniform else positions_BT
+def _positions(layout: Layout, axis: int) -> Tensor:
+    positions_BT = layout.axis(axis)
+    return positions_BT[:1] if layout.stands_alike else positions_BT
 
 
-def _highest(layout: Layout) -> int:
+def _highest(layout: Layout, axis: int) -> int:
     """The host knows it for plain rows; else a device has to be asked."""
-    if layout.starts is not None and layout.lengths is not None:
+    if axis >= layout.positions_BTP.shape[-1]:
+        return 0
+    if layout.positions_BTP.shape[-1] == 1 and layout.starts is not None and layout.lengths is not None:
         return max(start + length for start, length in zip(layout.starts, layout.lengths, strict=True)) - 1
-    return int(layout.positions_BTP[..., 0].max())
+    return int(layout.axis(axis).max())

@@ -46,7 +46,9 @@ class SkippedPositions:
             raise ValueError(f"a window of {length} tokens can't be spread over {self.to} positions: make it shorter")
         skips_BT = torch.stack([skips(length, self.to, self.chunks, rng) for _ in windows])
         totals = None if layout.starts is None else (self.to,) * len(windows)
-        skipped = replace(layout, positions_BTP=layout.positions_BTP + skips_BT[..., None], totals=totals)
+        # Only places in the text are far apart, not those in a span.
+        axes_P = torch.arange(layout.positions_BTP.shape[-1]) == 0
+        skipped = replace(layout, positions_BTP=layout.positions_BTP + skips_BT[..., None] * axes_P, totals=totals)
         return replace(batch, layout=skipped)
 
     def loss(self, models: Models, batch: Batch) -> Loss:
