@@ -122,8 +122,8 @@ MISTAKES = {
     ),
     "unknown position": (
         "model.position=learnt",
-        "model: position='learnt' is not known; known: rope, linear, ntk, dynamic, yarn, llama3, longrope, alibi, "
-        "dynamic_alibi, learned, sinusoidal, none, or {kind: one of them, ...}",
+        "model: position='learnt' is not known; known: rope, linear, ntk, dynamic, yarn, llama3, longrope, "
+        "rope_2d, alibi, dynamic_alibi, learned, learned_2d, sinusoidal, none, relative, or {kind: one of them, ...}",
     ),
     "unknown head": (
         "model.head=mlm",

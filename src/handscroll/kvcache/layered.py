@@ -106,8 +106,8 @@ class LayeredCache:
     def __init__(self, layers: Sequence[LayerCache], shared: PerForward, origin: Origin):
         if isinstance(origin.position, Relative) and not all(layer.is_of_one_layer for layer in layers):
             raise ValueError(
-                f"{origin.policy} doesn't know what relative positions add to each layer's scores: use full, "
-                "sliding_window or segment_recurrence"
+                "this model's positions are relative, with weights in each layer that this cache policy leaves out: "
+                "use full, sliding_window or segment_recurrence"
             )
         self.layers = list(layers)
         self._shared = shared
