@@ -39,7 +39,6 @@ from handscroll.model.position import (
     YarnOptions,
     make_position,
 )
-from handscroll.model.position.absolute import Absolute
 
 # The window, past which dynamic positions change with every token; LongRoPE's change once, after 16 tokens.
 WINDOW, ORIGINAL, LENGTH = 32, 16, 60
@@ -261,7 +260,7 @@ def test_deep_networks_come_nearer_to_reading_anew_than_with_keys_that_keep_thei
     assert 0 < far["ours"] < 0.5 * far["stale"]
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIONS if "alibi" not in name])
+@pytest.mark.parametrize("name", [name for name, each in OPTIONS.items() if isinstance(each, RopeOptions)])
 def test_adjacent_pairs_of_half_a_head(name: str, policy: Full | SlidingWindow, tokens_BT: Tensor) -> None:
     """What isn't turned is kept and read as it is, whatever the length does to the rest."""
     halved = {"pairing": "adjacent", "share": 0.5}
