@@ -21,7 +21,7 @@ from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.footprint import parameter_count
 from handscroll.model.initialization import initialize
 from handscroll.model.memory import DirectMemory
-from handscroll.model.norm import NORMS
+from handscroll.model.norm import NORMS, RunningNorm
 from handscroll.model.position import (
     POSITION_KINDS,
     POSITIONS,
@@ -85,12 +85,15 @@ def assert_tokenwise(module: Any, x_BTE: Tensor) -> None:
 
 @pytest.mark.parametrize("name", list(NORMS))
 def test_norm(name: str) -> None:
-    norm = randomized(NORMS[name](32, 1e-6))
+    norm = randomized(NORMS[name](32, 1e-6)).eval()
+    if isinstance(norm, RunningNorm):
+        norm.forget()
     x_BTE = torch.randn(2, 6, 32)
     assert_tokenwise(norm, x_BTE)
     assert_gradients_reach(norm, norm(x_BTE, Layout.rows([6, 6]))[0])
     # What a norm is for: the input's scale doesn't matter.
     layout = Layout.rows([6, 6])
+    norm.train()
     torch.testing.assert_close(norm(x_BTE * 1000, layout)[0], norm(x_BTE, layout)[0], atol=1e-4, rtol=0)
 
 

@@ -19,7 +19,7 @@ class TwoTerms(SFT):
     """The likelihood, and a penalty counted in another unit that some micro batches do without."""
 
     def loss(self, models: Mapping[str, Transformer], batch: Batch) -> Loss:
-        terms, _ = super().loss(models, batch)
+        terms = super().loss(models, batch).terms
         size = models["model"].hidden(batch.tokens_BT, batch.layout).last_BTE.square().sum()
         penalty = Term(size, torch.tensor(batch.real_tokens), weight=0.1)
         extra = {"size": penalty} if batch.real_tokens != 9 else {}

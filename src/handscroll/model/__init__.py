@@ -16,7 +16,7 @@ from handscroll.model.checkpoint import load_model, resolve, save_model
 from handscroll.model.config import ModelConfig, RopeOptions
 from handscroll.model.layout import Capture, Layout
 from handscroll.model.memory import Attended, Bytes, Cache, CachePolicy, Crossbatch, DirectMemory, LayerMemory, View
-from handscroll.model.transformer import Hidden, Transformer
+from handscroll.model.transformer import Hidden, Told, Transformer
 from handscroll.model.weight_files import MissingCheckpoint
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "MissingCheckpoint",
     "ModelConfig",
     "RopeOptions",
+    "Told",
     "Transformer",
     "View",
     "load_model",

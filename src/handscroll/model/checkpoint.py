@@ -138,7 +138,8 @@ def load_shapes(folder: Path) -> Shapes:
     if config.tied_embeddings:
         tensors.pop(family.file_name("head.weight"), None)
     names = _check_tensors(folder, family, model, tensors)
-    parameters = {own: tensors[name] for name, own in names.items()}
+    trained = dict(model.named_parameters())
+    parameters = {own: tensors[name] for name, own in names.items() if own in trained}
     return Shapes(family, config, parameters, sum(tensor.nbytes for tensor in stored.values()))
 
 
@@ -247,7 +248,8 @@ def _take_ignored(family: Family, model: Transformer, tensors: dict[str, Tensor]
 def _check_tensors(folder: Path, family: Family, model: Transformer, found: Mapping[str, Tensor]) -> dict[str, str]:
     """The model's own name of each tensor of the file. ValueError where they don't belong together."""
     names = {family.file_name(name): name for name in model.state_dict()}
-    expected = {name: model.get_parameter(own) for name, own in names.items()}
+    own_tensors = model.state_dict()
+    expected = {name: own_tensors[own] for name, own in names.items()}
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or unexpected:
         parts = [

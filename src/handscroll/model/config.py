@@ -13,6 +13,8 @@ Variant = TypeVar("Variant")
 MASKS = ("causal", "bidirectional", "prefix")
 PLACEMENTS = ("pre", "post", "deepnorm", "sandwich")
 PAIRINGS = ("halves", "adjacent")
+# Norms whose statistics are a batch's; their running ones are kept with the weights.
+RUNNING_NORMS = ("batch", "power")
 DROPOUTS = ("attention_dropout", "residual_dropout", "embedding_dropout")
 
 
@@ -137,6 +139,24 @@ class LmHeadOptions(VocabularyOptions):
 
 
 @dataclass(frozen=True)
+class NormStatistics:
+    """How running statistics of `batch` and `power` norms follow the batches': by the share `momentum` each step.
+
+    For the first `warmup` steps a step's share is at least that of a mean over all steps so far, and `power` divides by
+    the batch's own statistics.
+    """
+
+    momentum: float = 0.1
+    warmup: int = 100
+
+    def __post_init__(self) -> None:
+        if not 0 < self.momentum <= 1:
+            raise ValueError(f"momentum={self.momentum}: a step's share of running statistics, above 0 and at most 1")
+        if self.warmup < 0:
+            raise ValueError(f"warmup={self.warmup}: a number of steps, 0 or more")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Sizes and slots of one network. Widths are in features, lengths in tokens.
 
@@ -145,8 +165,10 @@ class ModelConfig:
     `qk_norm` normalizes each head's queries and keys before they are turned (arXiv 2010.04245).
     `num_kv_heads` equal to `num_heads` is multi-head attention, 1 is multi-query attention.
     `mask`: a token sees those before it (causal), all (bidirectional), or, in a prefix that the layout names, all of
-    the prefix. `norm_placement`: where a block normalizes, as in `transformer.py`. `shared_layers`: all layers are one,
-    applied `num_layers` times (ALBERT). `experts`: layers have several feed-forwards, of which a token takes a few.
+    the prefix. `norm_placement`: where a block normalizes, as in `transformer.py`. `feedforward_norm`: a norm within
+    the feed-forward, of what its last matrix reads. `norm_statistics` are for `batch` and `power` norms.
+    `shared_layers`: all layers are one, applied `num_layers` times (ALBERT). `experts`: layers have several
+    feed-forwards, of which a token takes a few.
     `tied_embeddings`: a head over the vocabulary has the embedding's matrix; other heads have none to share.
     The dropouts are shares that are dropped in training mode only: of attention weights, of what attention and
     feed-forward add to the residual stream, and of the embedding. They are no part of what the model computes.
@@ -173,6 +195,8 @@ class ModelConfig:
     windowed_from: int = 0
     mask: str = "causal"
     norm_placement: str = "pre"
+    feedforward_norm: str | None = None
+    norm_statistics: NormStatistics = NormStatistics()
     embedding: EmbeddingOptions = EmbeddingOptions()
     shared_layers: bool = False
     experts: ExpertOptions | None = None
@@ -199,6 +223,15 @@ class ModelConfig:
         for name, known in (("mask", MASKS), ("norm_placement", PLACEMENTS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not known; known: {', '.join(known)}")
+        if self.qk_norm and self.norm in RUNNING_NORMS:
+            raise ValueError(
+                f"qk_norm=True with norm={self.norm!r}: queries and keys are normalized one by one, by rms or layer; "
+                "choose one of these, or qk_norm=False"
+            )
+        if self.norm_statistics != NormStatistics() and not self.has_running_norms:
+            raise ValueError(
+                f"norm_statistics are for norms {' and '.join(RUNNING_NORMS)}, and this model has none: leave them out"
+            )
         if self.tied_embeddings and isinstance(self.head, VocabularyOptions):
             features = self.head.feature_width(self)
             if features != self.embedding_width:
@@ -220,6 +253,11 @@ class ModelConfig:
     @property
     def embedding_width(self) -> int:
         return self.embedding.width or self.width
+
+    @property
+    def has_running_norms(self) -> bool:
+        """Whether training changes more than parameters: statistics that norms keep of all batches so far."""
+        return self.norm in RUNNING_NORMS or self.feedforward_norm in RUNNING_NORMS
 
     @property
     def has_final_norm(self) -> bool:

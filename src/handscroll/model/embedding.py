@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from handscroll.model.config import ModelConfig, chosen
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
-from handscroll.model.norm import NORMS
+from handscroll.model.norm import make_norm
 from handscroll.model.position.absolute import ADDED
 
 
@@ -26,7 +26,7 @@ class Embedding(nn.Embedding):
         self.positions = None if added is None else added(config.max_positions, width)
         self.segments = nn.Embedding(options.segments, width) if options.segments else None
         self.tasks = nn.Embedding(options.tasks, width) if options.tasks else None
-        self.norm = chosen("norm", config.norm, NORMS)(width, config.norm_eps) if options.norm else None
+        self.norm = make_norm(config, width) if options.norm else None
         self.projection = nn.Linear(width, config.width) if options.width is not None else None
         self.dropout = nn.Dropout(config.embedding_dropout)
 

@@ -1,7 +1,11 @@
-"""The feed-forward slot: `forward(x_BTE, layout) -> (x_BTE, aux)`; each token alone. aux is None for dense variants.
+"""The feed-forward slot: `forward(x_BTE, layout) -> (x_BTE, aux)`; each token alone. aux is what a norm within tells.
 
 Two shapes (GLU Variants Improve Transformer, arXiv 2002.05202): gated ones have three matrices, plain ones two. What
 differs beside the shape is the activation alone.
+
+What `down` reads may be normalized (`ModelConfig.feedforward_norm`): models whose other norms are all BatchNorm are
+prone to diverge, because nothing bounds what is between the two layers (Leveraging Batch Normalization for Vision
+Transformers, ICCV 2021 workshops, https://openaccess.thecvf.com/ICCV2021_workshops/NeurArch).
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from torch import Tensor, nn
 
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
+from handscroll.model.norm import Norm, make_norm
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -31,9 +36,12 @@ class GatedFeedForward(nn.Module):
         self.gate = nn.Linear(width, inner, bias=bias)
         self.up = nn.Linear(width, inner, bias=bias)
         self.down = nn.Linear(inner, width, bias=bias)
+        self.norm = _inner_norm(config)
 
-    def forward(self, x_BTE: Tensor, layout: Layout) -> tuple[Tensor, None]:
-        return self.down(self.activation(self.gate(x_BTE)) * self.up(x_BTE)), None
+    def forward(self, x_BTE: Tensor, layout: Layout) -> tuple[Tensor, object | None]:
+        inner_BTF = self.activation(self.gate(x_BTE)) * self.up(x_BTE)
+        inner_BTF, aux = (inner_BTF, None) if self.norm is None else self.norm(inner_BTF, layout)
+        return self.down(inner_BTF), aux
 
 
 class PlainFeedForward(nn.Module):
@@ -45,9 +53,17 @@ class PlainFeedForward(nn.Module):
         self.activation = PLAIN[config.feedforward]
         self.up = nn.Linear(width, inner, bias=bias)
         self.down = nn.Linear(inner, width, bias=bias)
+        self.norm = _inner_norm(config)
 
-    def forward(self, x_BTE: Tensor, layout: Layout) -> tuple[Tensor, None]:
-        return self.down(self.activation(self.up(x_BTE))), None
+    def forward(self, x_BTE: Tensor, layout: Layout) -> tuple[Tensor, object | None]:
+        inner_BTF = self.activation(self.up(x_BTE))
+        inner_BTF, aux = (inner_BTF, None) if self.norm is None else self.norm(inner_BTF, layout)
+        return self.down(inner_BTF), aux
+
+
+def _inner_norm(config: ModelConfig) -> Norm | None:
+    name = config.feedforward_norm
+    return None if name is None else make_norm(config, config.feedforward_width, name)
 
 
 FEEDFORWARDS: dict[str, type[nn.Module]] = {

@@ -237,15 +237,17 @@ def _position(config: ModelConfig) -> int:
     return heads_width * (2 + config.width * _own_layers(config)) if is_relative else 0
 
 
-def _norm(config: ModelConfig, width: int) -> int:
-    """A LayerNorm has a bias besides its weight."""
-    return width * (2 if config.norm == "layer" else 1)
+def _norm(config: ModelConfig, width: int, name: str | None = None) -> int:
+    """All norms but RMSNorm have a bias besides their weight."""
+    return width * (1 if (name or config.norm) == "rms" else 2)
 
 
 def _vectors_per_layer(config: ModelConfig) -> int:
     """Two norms, or four of a sandwich, those of a head's queries and keys, and the biases that the config asks for."""
     norms = 4 if config.norm_placement == "sandwich" else 2
     vectors = norms * _norm(config, config.width) + (2 * _norm(config, config.head_width) if config.qk_norm else 0)
+    if config.feedforward_norm is not None:
+        vectors += _norm(config, config.feedforward_width, config.feedforward_norm)
     if config.qkv_bias:
         vectors += (config.num_heads + 2 * config.num_kv_heads) * config.head_width
     if config.output_bias:

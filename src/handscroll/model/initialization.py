@@ -10,7 +10,7 @@ from torch import nn
 
 from handscroll.model.config import RopeOptions
 from handscroll.model.heads import VocabularyHead
-from handscroll.model.norm import LayerNorm, RMSNorm
+from handscroll.model.norm import Norm, RunningNorm
 from handscroll.model.position.relative import Relative
 
 if TYPE_CHECKING:
@@ -64,11 +64,13 @@ def initialize(model: Transformer, seed: int) -> None:
             is_scaled = config.tied_embeddings and config.has_final_norm
             module.weight.fill_(1 / math.sqrt(len(module.weight)) if is_scaled else 1.0)
             module.bias.zero_()
-        elif isinstance(module, RMSNorm | LayerNorm):
+        elif isinstance(module, Norm):
             is_scaled = name == "norm" and config.tied_embeddings
             module.weight.fill_(1 / math.sqrt(config.width) if is_scaled else 1.0)
-            if isinstance(module, LayerNorm) and module.bias is not None:
+            if module.bias is not None:
                 module.bias.zero_()
+            if isinstance(module, RunningNorm):
+                module.forget()
         elif isinstance(module, Relative):
             module.u.zero_()
             module.v.zero_()

@@ -22,7 +22,7 @@ from handscroll.model.heads import VocabularyHead, make_head
 from handscroll.model.initialization import initialize
 from handscroll.model.layout import Asking, Layout, pick
 from handscroll.model.memory import Cache, Crossbatch, DirectMemory, LayerMemory
-from handscroll.model.norm import NORMS
+from handscroll.model.norm import make_norm
 from handscroll.model.position import Relative, make_position, of_layer
 
 
@@ -65,16 +65,15 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        norm = chosen("norm", config.norm, NORMS)
         self.placement = config.norm_placement
         self.alpha = (2 * config.num_layers) ** 0.25 if self.placement == "deepnorm" else 1.0
-        self.attention_norm = norm(config.width, config.norm_eps)
+        self.attention_norm = make_norm(config)
         self.attention = chosen("attention", config.attention, ATTENTIONS)(config)
-        self.feedforward_norm = norm(config.width, config.norm_eps)
+        self.feedforward_norm = make_norm(config)
         self.feedforward = make_feedforward(config, layer)
         if self.placement == "sandwich":
-            self.attention_out_norm = norm(config.width, config.norm_eps)
-            self.feedforward_out_norm = norm(config.width, config.norm_eps)
+            self.attention_out_norm = make_norm(config)
+            self.feedforward_out_norm = make_norm(config)
         self.dropout = nn.Dropout(config.residual_dropout)
 
     def forward(self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, asking: Asking | None = None) -> BlockOutput:
@@ -128,7 +127,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(
             Block(config, layer) for layer in range(1 if config.shared_layers else config.num_layers)
         )
-        self.norm = chosen("norm", config.norm, NORMS)(config.width, config.norm_eps) if config.has_final_norm else None
+        self.norm = make_norm(config) if config.has_final_norm else None
         self.head = make_head(config)
         self.activation_checkpointing = False
         self.attention_kernel = "fused"
@@ -204,7 +203,9 @@ class Transformer(nn.Module):
         memories: Sequence[LayerMemory] = self._direct(layout, dropout) if cache is None else cache.layers
         # A cache is mutated by attention: a block that is recomputed would append its tokens twice.
         recompute = self.activation_checkpointing and torch.is_grad_enabled() and cache is None
-        last = None if wanted_BQ is None else Asking(wanted_BQ, layout.pick(wanted_BQ))
+        # Statistics of a batch are those of all its tokens, whichever are wanted.
+        picks_late = wanted_BQ is not None and self.training and self.config.has_running_norms
+        last = None if wanted_BQ is None or picks_late else Asking(wanted_BQ, layout.pick(wanted_BQ))
         if crossbatch is not None:
             assert cache is None, "rows of a cache are strangers"
             if isinstance(self.position, Relative):
@@ -233,6 +234,8 @@ class Transformer(nn.Module):
             x_BTE, aux = self.norm(x_BTE, layout if last is None else last.layout)
             if aux is not None:
                 told.append(Told("norm", aux))
+        if wanted_BQ is not None and picks_late:
+            x_BTE = pick(x_BTE, wanted_BQ)
         return Hidden(x_BTE, tuple(layers), tuple(weights), tuple(told))
 
     def _direct(self, layout: Layout, dropout: float) -> list[LayerMemory]:

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 
 from handscroll.kernels.attention import KERNELS
 from handscroll.model import ModelConfig, RopeOptions
-from handscroll.model.config import MASKS, PLACEMENTS, EmbeddingOptions, PositionOptions
+from handscroll.model.config import MASKS, PLACEMENTS, EmbeddingOptions, NormStatistics, PositionOptions
 from handscroll.model.feedforward import FEEDFORWARDS, GATED
 from handscroll.model.heads import HEAD_KINDS
 from handscroll.model.norm import NORMS
@@ -61,6 +61,7 @@ class FromModel(FromFolder):
 
 NewEmbedding = section_of(EmbeddingOptions, Section)
 NewExperts = section_of(ExpertOptions, Section, without=("width",), width=(Size | None, None))
+Statistics = section_of(NormStatistics, Section)
 
 
 class NewModel(Section):
@@ -86,6 +87,8 @@ class NewModel(Section):
     tied: bool = True
     mask: Literal[MASKS] = "causal"  # type: ignore[valid-type]
     norm_placement: Literal[PLACEMENTS] = "pre"  # type: ignore[valid-type]
+    norm_statistics: Statistics = Statistics()  # type: ignore[valid-type]
+    feedforward_norm: Literal[tuple(NORMS)] | None = None  # type: ignore[valid-type]
     embedding: NewEmbedding = NewEmbedding()  # type: ignore[valid-type]
     shared_layers: bool = False
     head: str | dict[str, Any] = Field("lm", description=f"one of {', '.join(HEAD_KINDS)}, or {{kind: ...}}")
@@ -139,6 +142,8 @@ class NewModel(Section):
             tied_embeddings=self.tied,
             mask=self.mask,
             norm_placement=self.norm_placement,
+            norm_statistics=options_of(self.norm_statistics, NormStatistics),
+            feedforward_norm=self.feedforward_norm,
             embedding=options_of(self.embedding, EmbeddingOptions),
             shared_layers=self.shared_layers,
             head=read_options(self.head, HEAD_KINDS, "head"),

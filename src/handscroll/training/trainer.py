@@ -25,6 +25,7 @@ from handscroll.training.precision import SMALLEST_SCALE, autocast, check_precis
 from handscroll.training.randomness import generator, seeded
 from handscroll.training.schedule import Cosine, Schedule
 from handscroll.training.sources import Identified, PackedSource, Source
+from handscroll.training.statistics import StepStatistics
 
 # What a seed is for stands behind its numbers, so that no two streams are alike.
 EVALUATED, DROPPED = 1, 2
@@ -86,6 +87,7 @@ class Trainer:
         self.device = next(iter(models.values())).device
         check_precision(options.precision, self.device)
         self.scaler = loss_scaler(options.precision, self.device)
+        self.statistics = StepStatistics(models, options.accumulation, options.precision)
         for model in models.values():
             model.activation_checkpointing = options.activation_checkpointing
 
@@ -115,6 +117,7 @@ class Trainer:
         """
         for model in self.models.values():
             model.train()
+        self.statistics.clear()
         accumulator = Accumulator(self.parameters, self.options.accumulation, self.scaler.scale)
         tokens, waited = 0, 0.0
         for micro in self.micro_batches:
@@ -126,6 +129,7 @@ class Trainer:
             with seeded(self.options.seed, step, micro, DROPPED, device=self.device):
                 with autocast(self.options.precision, self.device):
                     loss = self.objective.loss(self.models, batch.to(self.device))
+                self.statistics.add(loss)
                 accumulator.add(loss)
         return accumulator.finish(), sum(parallel.gather(tokens)), waited
 
@@ -152,8 +156,13 @@ class Trainer:
             )
 
     def move(self, multiplier: float, grad_norm: float) -> float:
-        """Updates weights unless the gradient overflowed (mutates). Returns the first rule's learning rate."""
+        """Updates weights and running statistics unless the gradient overflowed (mutates).
+
+        Returns the first rule's learning rate.
+        """
         rate = self.optimizers.step(multiplier, moves=math.isfinite(grad_norm))
+        if math.isfinite(grad_norm):
+            self.statistics.apply()
         self.scaler.update()
         return rate
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from handscroll.model.config import ModelConfig, chosen
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Asking, Layout, pick
 from handscroll.model.memory import LayerMemory
-from handscroll.model.norm import NORMS
+from handscroll.model.norm import make_norm
 
 
 class GroupedQueryAttention(nn.Module):
@@ -27,8 +27,7 @@ class GroupedQueryAttention(nn.Module):
         self.o = nn.Linear(config.num_heads * head_width, width, bias=config.output_bias)
         self.has_norm = config.qk_norm
         if config.qk_norm:
-            norm = chosen("norm", config.norm, NORMS)
-            self.q_norm, self.k_norm = (norm(head_width, config.norm_eps) for _ in "qk")
+            self.q_norm, self.k_norm = (make_norm(config, head_width) for _ in "qk")
 
     def forward(
         self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, asking: Asking | None = None

@@ -68,7 +68,8 @@ def token_loss(models: Models, batch: Batch, chunk: int, options: TokenLoss) -> 
     is_plain = options.label_smoothing == options.z_loss == 0
     metrics = {} if is_plain else {"nll": float(nll) / max(count, 1)}
     router = router_loss(hidden.aux, model.config.experts)
-    return Loss({"likelihood": Term(total, count), **router.terms}, {**metrics, **router.metrics})
+    terms = {"likelihood": Term(total, count), **router.terms}
+    return Loss(terms, {**metrics, **router.metrics}, {"model": hidden.aux})
 
 
 def supervised_places(targets_BT: Tensor) -> Tensor | None:

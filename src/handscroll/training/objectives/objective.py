@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from handscroll.model import ModelConfig, Transformer
+from handscroll.model import ModelConfig, Told, Transformer
 from handscroll.model.config import VocabularyOptions
 from handscroll.training.batch import Batch, TokenRow, Window
 
@@ -31,10 +32,15 @@ class Term(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Terms that are differentiated, and numbers that are only logged (averaged over micro batches)."""
+    """Terms that are differentiated, and numbers that are only logged (averaged over micro batches).
+
+    `told`: by the name of a model that is trained, what its modules told in the forwards behind the terms
+    (`Hidden.aux`); norms with running statistics have them from there.
+    """
 
     terms: Mapping[str, Term]
     metrics: Mapping[str, float]
+    told: Mapping[str, Sequence[Told]] = MappingProxyType({})
 
 
 class Needs(NamedTuple):
