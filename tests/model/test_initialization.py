@@ -56,6 +56,32 @@ def test_the_table(tied: bool) -> None:
     assert seen == set(stds) - ({"head"} if tied else set())
 
 
+@pytest.mark.parametrize("feedforward", ["swiglu", "gelu"])
+def test_the_table_of_deepnorm(feedforward: str) -> None:
+    """Xavier's formula, with the paper's figures for 3 layers: beta = 24^(-1/4) = 0.4518."""
+    model = Transformer(dataclasses.replace(CONFIG, norm_placement="deepnorm", feedforward=feedforward))
+    gains = {"q": 1.0, "k": 1.0, "gate": 1.0, **dict.fromkeys(("v", "o", "up", "down"), 0.4518)}
+    for name, parameter in model.layers.named_parameters():
+        module, kind = name.split(".")[-2:]
+        if kind == "weight" and "norm" not in module:
+            expected = gains[module] * math.sqrt(2 / sum(parameter.shape))
+            assert parameter.std().item() == pytest.approx(expected, rel=TOLERANCE), name
+
+
+def test_norms_after_each_half_of_a_sandwich_keep_the_streams_size() -> None:
+    model = Transformer(dataclasses.replace(CONFIG, norm_placement="sandwich", num_layers=8))
+    for name, parameter in model.layers.named_parameters():
+        if "norm" in name:
+            assert (parameter == (1 / 4 if "out_norm" in name else 1.0)).all(), name
+        elif name.endswith((".o.weight", ".down.weight")):
+            assert parameter.std().item() == pytest.approx(parameter.shape[1] ** -0.5, rel=TOLERANCE)
+    with torch.no_grad():
+        layout = Layout.rows([32] * 2, capture=Capture(layers=True))
+        layers = model.hidden(torch.arange(64).reshape(2, 32), layout).layers
+    # 16 additions of unit size / 4: a stream of size 1 ends at sqrt(2).
+    assert layers[-1].std().item() == pytest.approx(2**0.5, rel=0.1)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_logits_start_with_std_one(tied: bool) -> None:
     model = Transformer(dataclasses.replace(CONFIG, tied_embeddings=tied))

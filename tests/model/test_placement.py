@@ -76,6 +76,65 @@ def test_placement_is_the_formula(placement: str) -> None:
     torch.testing.assert_close(model.hidden(TOKENS_BT).last_BTE, x_BTE, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("feedforward", ["relu", "gelu"])
+@pytest.mark.parametrize("mask", ["causal", "bidirectional"])
+def test_blocks_are_torchs_encoder_layers(placement: str, feedforward: str, mask: str) -> None:
+    """Our weights in torch's own layers: norms before or after, ReLU or GELU, biases everywhere, padding unseen."""
+    biases = {"qkv_bias": True, "output_bias": True, "feedforward_bias": True}
+    model = randomized(Transformer(changed(norm_placement=placement, feedforward=feedforward, mask=mask, **biases)))
+    layout = Layout.rows([9, 6], size=9)
+    x_BTE, real = model.embedding(TOKENS_BT), layout.index_BT >= 0
+    ahead = nn.Transformer.generate_square_subsequent_mask(9).isinf() if mask == "causal" else None
+    for block in model.layers:
+        theirs = nn.TransformerEncoderLayer(
+            32, 4, 40, 0.0, feedforward, 1e-5, batch_first=True, norm_first=placement == "pre"
+        ).train()
+        theirs.load_state_dict(as_torch_names(block.state_dict()))
+        x_BTE = theirs(x_BTE, src_mask=ahead, src_key_padding_mask=~real)
+    if model.norm is not None:
+        x_BTE, _ = model.norm(x_BTE, layout)
+    torch.testing.assert_close(model.hidden(TOKENS_BT, layout).last_BTE[real], x_BTE[real], atol=1e-5, rtol=1e-4)
+
+
+def as_torch_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    names = {"attention.o": "self_attn.out_proj", "feedforward.up": "linear1", "feedforward.down": "linear2"}
+    names |= {"attention_norm": "norm1", "feedforward_norm": "norm2"}
+    renamed = {f"{to}.{kind}": state[f"{name}.{kind}"] for name, to in names.items() for kind in ("weight", "bias")}
+    for kind in ("weight", "bias"):
+        renamed[f"self_attn.in_proj_{kind}"] = torch.cat([state[f"attention.{part}.{kind}"] for part in "qkv"])
+    return renamed
+
+
+def update_size(placement: str, layers: int) -> tuple[float, list[float]]:
+    """How far one step of gradient descent on the layers' matrices moves the output; gradients by layer."""
+    sizes = {"feedforward": "relu", "feedforward_width": 64, "num_layers": layers}
+    model = Transformer(changed(norm_placement=placement, **sizes), seed=3)
+    targets_BT = TOKENS_BT.flip(1)
+    before_BTE = model.hidden(TOKENS_BT).last_BTE
+    nn.functional.cross_entropy(model.logits(before_BTE).flatten(0, 1), targets_BT.flatten()).backward()
+    matrices = [[parameter for parameter in layer.parameters() if parameter.dim() == 2] for layer in model.layers]
+    gradients = [[parameter.grad for parameter in layer if parameter.grad is not None] for layer in matrices]
+    with torch.no_grad():
+        for layer, its in zip(matrices, gradients, strict=True):
+            for parameter, gradient in zip(layer, its, strict=True):
+                parameter.sub_(gradient, alpha=0.1)
+        moved_BTE = model.hidden(TOKENS_BT).last_BTE - before_BTE
+    norms = [float(torch.stack([gradient.norm() for gradient in its]).norm()) for its in gradients]
+    return float(moved_BTE.detach().norm() / before_BTE.detach().norm()), norms
+
+
+def test_deepnorm_moves_as_far_at_any_depth() -> None:
+    """The paper's claim: from 4 to 64 layers a step's effect stays within 30 %, and no layer's gradient vanishes."""
+    (shallow, _), (deep, gradients) = update_size("deepnorm", 4), update_size("deepnorm", 64)
+    assert 0.7 < deep / shallow < 1.3
+    assert max(gradients) < 2 * min(gradients)
+    # Norms alone, after each half, don't do that.
+    (shallow_post, _), (deep_post, _) = update_size("post", 4), update_size("post", 64)
+    assert deep_post > 2 * shallow_post
+    assert deep_post > 10 * deep
+
+
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("mask", MASKS)
 def test_wanted_places_and_recomputation_change_nothing(placement: str, mask: str) -> None:

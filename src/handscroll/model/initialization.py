@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
+from handscroll.model import deepnorm
 from handscroll.model.config import RopeOptions
 from handscroll.model.heads import VocabularyHead
 from handscroll.model.norm import Norm, RunningNorm
@@ -32,9 +33,13 @@ def initialize(model: Transformer, seed: int) -> None:
     | positions, segments, tasks | normal, std 0.1: they tell a token's meaning apart, and don't drown it |
     | q, k, v, gate, up, head, relative positions' matrices (r) | normal, std 1 / sqrt(fan in) |
     | o, down | normal, std 1 / sqrt(fan in) / sqrt(2 * layers): the residual stream keeps its size (GPT-2) |
+    | the same with `deepnorm` | normal, std gain * sqrt(2 / (fan in + fan out)) (Xavier); gain 1 for q, k, r and gate, \
+beta of `deepnorm.py` for v, o, up and down |
     | biases, and those of relative positions (u, v) | 0 |
     | norm weights | 1; the last one 1 / sqrt(E) where the embedding is the head too, so that logits have std 1 |
     | norm weight within a masked LM head | as the last one's: it stands before the embedding's matrix |
+    | norms after attention and feed-forward in a `sandwich` | 1 / sqrt(2 * layers), and o and down as the others: \
+these norms decide alone what is added to the residual stream |
     | norm weights of queries and keys | 1: a score's std is then 1, whatever was projected |
     """
     generator = torch.Generator().manual_seed(seed)
@@ -44,6 +49,7 @@ def initialize(model: Transformer, seed: int) -> None:
         weight.copy_(torch.randn(weight.shape, generator=generator) * std)
 
     residual = 1 / math.sqrt(2 * config.num_layers)
+    is_sandwich, is_deep = config.norm_placement == "sandwich", config.norm_placement == "deepnorm"
     for name, module in model.named_modules():
         if name == "embedding":
             is_head = config.tied_embeddings and not config.has_final_norm
@@ -51,8 +57,12 @@ def initialize(model: Transformer, seed: int) -> None:
         elif isinstance(module, nn.Embedding):
             draw(module.weight, 0.1)
         elif isinstance(module, nn.Linear):
-            scale = residual if name.endswith((".o", ".down")) else 1.0
-            draw(module.weight, scale / math.sqrt(module.in_features))
+            scale = residual if name.endswith((".o", ".down")) and not is_sandwich else 1.0
+            std = scale / math.sqrt(module.in_features)
+            if is_deep and name.startswith("layers."):
+                gain = deepnorm.beta(config.num_layers) if name.endswith((".v", ".o", ".up", ".down")) else 1.0
+                std = gain * math.sqrt(2 / (module.in_features + module.out_features))
+            draw(module.weight, std)
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, VocabularyHead):
@@ -67,6 +77,8 @@ def initialize(model: Transformer, seed: int) -> None:
         elif isinstance(module, Norm):
             is_scaled = name == "norm" and config.tied_embeddings
             module.weight.fill_(1 / math.sqrt(config.width) if is_scaled else 1.0)
+            if name.endswith("_out_norm"):
+                module.weight.fill_(residual)
             if module.bias is not None:
                 module.bias.zero_()
             if isinstance(module, RunningNorm):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from handscroll.kernels.attention import KERNELS
+from handscroll.model import deepnorm
 from handscroll.model.attention import ATTENTIONS
 from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.embedding import Embedding
@@ -66,7 +67,7 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.placement = config.norm_placement
-        self.alpha = (2 * config.num_layers) ** 0.25 if self.placement == "deepnorm" else 1.0
+        self.alpha = deepnorm.alpha(config.num_layers) if self.placement == "deepnorm" else 1.0
         self.attention_norm = make_norm(config)
         self.attention = chosen("attention", config.attention, ATTENTIONS)(config)
         self.feedforward_norm = make_norm(config)
