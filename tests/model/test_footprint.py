@@ -29,6 +29,7 @@ from handscroll.model.footprint import (
     training_bytes,
 )
 from handscroll.model.free_memory import available_memory
+from handscroll.model.norm import NORMS
 from handscroll.model.routing import ExpertOptions
 
 CONFIG = ModelConfig(
@@ -101,6 +102,9 @@ def measured_activations(config: ModelConfig, layout: Layout, *, activation_chec
         {"experts": ExpertOptions(8, 48)},
         {"experts": ExpertOptions(16, 24, top_k=4, shared_width=40, shared_gate=True, dense_layers=(0,))},
         *({"feedforward": name} for name in FEEDFORWARDS),
+        *({"norm": name} for name in NORMS),
+        *({"feedforward_norm": name} for name in NORMS),
+        {"norm_placement": "sandwich", "norm": "layer"},
     ],
 )
 def test_activations_are_estimated_within_five_percent(changes: dict[str, Any]) -> None:

@@ -7,12 +7,14 @@ alone have the same formulas; that of an encoder with a decoder is another, and 
 
 from __future__ import annotations
 
+import math
+
 
 def alpha(layers: int) -> float:
     """The factor of the residual stream: x becomes norm(alpha x + f(x))."""
-    return (2 * layers) ** 0.25
+    return math.pow(2 * layers, 0.25)
 
 
 def beta(layers: int) -> float:
     """The gain of v, o and the feed-forward's matrices, beside a gain of 1 of q and k."""
-    return (8 * layers) ** -0.25
+    return math.pow(8 * layers, -0.25)

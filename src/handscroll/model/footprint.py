@@ -21,6 +21,9 @@ from handscroll.model.position import RelativeOptions
 # Numbers that an optimizer keeps per parameter; muon keeps one per number of a block's matrices, adamw's two elsewhere.
 OPTIMIZER_SLOTS = {"adamw": 2, "muon": 1, "sgd": 0}
 
+# Tensors of the model's width that the backward pass of a norm and of what follows it read again.
+KEPT_OF_NORM = {"rms": 3, "layer": 2, "tutorial_layer": 4, "batch": 2, "power": 2}
+
 
 # How many tables of learnt positions there are.
 LEARNED_TABLES: dict[type[PositionOptions], int] = {LearnedOptions: 1, Learned2dOptions: 2}
@@ -109,13 +112,14 @@ def training_bytes(
     """One training step over `tokens` tokens, padding included, of which `logits_at_once` (all) have logits together.
 
     Activations are an estimate of what the backward pass reads again, in numbers per token:
-    a layer 6 E + 3 H D + 2 K D + 4 F + H + 2 (both norms' input, scaled and output; rotated q and k, v, attention's
+    a layer 6 E + 3 H D + 2 K D + 4 F + H + 2 (both RMSNorms' input, scaled and output; rotated q and k, v, attention's
     output twice, its log-sum-exp; gate, silu, up, their product), with normalized queries and keys 2 H D + 2 K D + H +
     K more (their input, scaled), the final norm 2 E + 1, and 2 V of logits and their gradient. Of a feed-forward that
-    isn't gated 2 F are kept instead of 4 F, with ReLU, whose output tells its slope, F. Of N experts, of which a token
-    takes C, the layer keeps what C feed-forwards of their width do, 2 E for each (what it reads, what it gives), and
-    2 N + 9 C of the router; a gated shared expert's output E once more. With activation checkpointing a layer keeps E,
-    and one layer at a time is whole. Masks are not counted.
+    isn't gated 2 F are kept instead of 4 F, with ReLU, whose output tells its slope, F. Norms other than RMSNorm keep
+    other multiples of their width (`KEPT_OF_NORM`), one less where only the residual stream reads their output. Of N
+    experts, of which a token takes C, the layer keeps what C feed-forwards of their width do, 2 E for each (what it
+    reads, what it gives), and 2 N + 9 C of the router; a gated shared expert's output E once more. With activation
+    checkpointing a layer keeps E, and one layer at a time is whole. Masks are not counted.
     Raises ValueError for an optimizer that isn't known.
     """
     if optimizer not in OPTIMIZER_SLOTS:
@@ -125,7 +129,11 @@ def training_bytes(
     if optimizer == "muon":
         slots = matrices + OPTIMIZER_SLOTS["adamw"] * (count - matrices)
     heads_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
-    layer = 6 * config.width + 3 * heads_width + 2 * kv_width + config.num_heads + 2
+    kept = KEPT_OF_NORM[config.norm]
+    norms = 2 * kept + (2 * (kept - 1) if config.norm_placement == "sandwich" else 0)
+    layer = norms * config.width + 3 * heads_width + 2 * kv_width + config.num_heads + 2
+    if config.feedforward_norm is not None:
+        layer += (KEPT_OF_NORM[config.feedforward_norm] - 1) * config.feedforward_width
     if config.qk_norm:
         layer += 2 * (heads_width + kv_width) + config.num_heads + config.num_kv_heads
     fed = _kept_of_feedforwards(config) * (config.num_layers if config.shared_layers else 1)
@@ -138,7 +146,7 @@ def training_bytes(
         weights=count * dtype.itemsize,
         gradients=count * dtype.itemsize,
         optimizer=slots * dtype.itemsize,
-        activations=(tokens * (layers + 2 * config.width + 1) + logits) * dtype.itemsize,
+        activations=(tokens * (layers + (kept - 1) * config.width + 1) + logits) * dtype.itemsize,
     )
 
 

@@ -41,6 +41,7 @@ class StepStatistics:
 
     def add(self, loss: Loss) -> None:
         """Notes what the forwards behind a loss told (mutates)."""
+        assert loss.told or not self._is_needed, "an objective hands over what its forwards told: see Loss.told"
         if self._has_power and self._micro_batches > 1 and len(loss.terms) > 1:
             raise ValueError(
                 f"micro_batches={self._micro_batches} and a loss of several terms ({', '.join(loss.terms)}): these "
