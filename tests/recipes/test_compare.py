@@ -82,7 +82,7 @@ def test_longer_windows_get_fewer_steps(recipe: dict[str, Any]) -> None:
     ("choices", "overrides", "reason"),
     [
         ([Choice("model.haeds", ("2", "4"))], [], "variant haeds=2: .*did you mean"),
-        ([Choice("model.norm", ("rms", "batch"))], [], "variant norm=batch: "),
+        ([Choice("model.norm", ("rms", "bath"))], [], "variant norm=bath: "),
         ([Choice("model.heads", ("2", "3"))], [], "variant heads=3: .*no multiple"),
         ([Choice("model.heads", ("2", "4"))], ["train.epochs=1", "train.steps=null"], "budget in steps"),
         ([Choice("model", ("{width: 8, layers: 1, heads: 1}",))], ["model.width=16"], "would be lost"),

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from handscroll.model import ModelConfig, RopeOptions
+from handscroll.model.config import NormStatistics
 from handscroll.model.families import family_for
 from handscroll.model.routing import ExpertOptions
 from handscroll.recipes.reading import read_recipe, to_yaml
@@ -119,6 +120,15 @@ MISTAKES = {
     "theta of alibi": (
         "model={width: 32, layers: 1, heads: 2, position: alibi, rope_theta: 5e5}",
         "model: rope_theta=500000.0 is for position=rope, not alibi: leave it out",
+    ),
+    "statistics of nothing": (
+        "model.norm_statistics.momentum=0.5",
+        "model: norm_statistics are for norms batch and power, and this model has none: leave them out",
+    ),
+    "queries by batch": (
+        "model={width: 32, layers: 1, heads: 2, norm: batch, qk_norm: true}",
+        "model: qk_norm=True with norm='batch': queries and keys are normalized one by one, by rms or layer; choose "
+        "one of these, or qk_norm=False",
     ),
     "unknown position": (
         "model.position=learnt",
@@ -260,6 +270,15 @@ def test_slots_of_a_new_model(feedforward: str, width: int, recipe: dict[str, An
     config = model.config(300)
     assert (config.feedforward, config.feedforward_bias, config.output_bias) == (feedforward, True, True)
     assert config.feedforward_width == width
+
+
+def test_norms_of_a_new_model(recipe: dict[str, Any]) -> None:
+    changes = ["norm=batch", "norm_placement=post", "feedforward_norm=power", "norm_statistics.warmup=7"]
+    model = read_recipe(recipe, [f"model.{change}" for change in changes]).model
+    assert isinstance(model, NewModel)
+    config = model.config(300)
+    assert (config.norm, config.norm_placement, config.feedforward_norm) == ("batch", "post", "power")
+    assert config.norm_statistics == NormStatistics(momentum=0.1, warmup=7)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

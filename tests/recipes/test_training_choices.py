@@ -11,6 +11,7 @@ import torch
 
 from handscroll.kernels.flash_attention import flash_attention as flash
 from handscroll.model.checkpoint import load_model
+from handscroll.model.norm import NORMS
 from handscroll.recipes.dry_run import dry_run
 from handscroll.recipes.events import Finished
 from handscroll.recipes.find_lr import STEEPEST, TENTH, find_lr, smooth, suggest
@@ -30,6 +31,20 @@ def finished(events: Any) -> dict[str, Any]:
 
 def shown(rows: TokenRows) -> list[list[int]]:
     return [list(rows.part(row, 0, int(length)).ids) for row, length in enumerate(rows.lengths_N)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [*(f"norm={name}" for name in NORMS), "norm=batch feedforward_norm=batch feedforward=gelu norm_placement=sandwich"],
+)
+def test_every_norm_is_trained_evaluated_and_saved(changes: str, recipe: dict[str, Any]) -> None:
+    recipe["data"]["held_out"], recipe["train"]["steps"] = 0.2, 3
+    progress = [*train(recipe, overrides=[f"model.{change}" for change in changes.split()])]
+    assert progress[-1].evaluation is not None
+    model = load_model(Path(recipe["out"]) / "model")
+    steps = [buffer for name, buffer in model.named_buffers() if name.endswith("steps")]
+    assert all(buffer.item() == 3 for buffer in steps)
+    assert bool(steps) == model.config.has_running_norms
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3])

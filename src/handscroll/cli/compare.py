@@ -67,7 +67,8 @@ def compare(
 
     \b
     Worth varying:
-      model.heads, model.kv_heads, model.norm, model.qk_norm, model.position, model.feedforward,
+      model.heads, model.kv_heads, model.position, model.feedforward, model.qk_norm,
+      model.norm, model.norm_placement, model.feedforward_norm,
       model.width, model.layers, model.tied, optimizer, schedule,
       optimizer.learning_rate, train.windows_per_step,
       tokenizer.vocab_size (compare bits per byte then)

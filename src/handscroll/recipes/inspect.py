@@ -113,6 +113,8 @@ def architecture(shapes: Shapes) -> dict[str, Any]:
         "shared_layers": config.shared_layers,
         "norm": config.norm,
         "norm_placement": config.norm_placement,
+        "feedforward_norm": config.feedforward_norm,
+        "norm_statistics": asdict(config.norm_statistics) if config.has_running_norms else None,
         "norm_eps": config.norm_eps,
         "feedforward": config.feedforward,
         "feedforward_width": config.feedforward_width,

@@ -73,7 +73,7 @@ class NewModel(Section):
     kv_heads: Size | None = Field(None, description="default: as many as heads")
     head_width: Size | None = Field(None, description="default: width / heads")
     feedforward_width: Size | None = Field(
-        None, description="default: 8/3 of width, 4 where it isn't gated; rounded up to a multiple of 32"
+        None, description="default: 8/3 of width, 4 times it where nothing is gated; rounded up to a multiple of 32"
     )
     feedforward: Literal[tuple(FEEDFORWARDS)] = "swiglu"  # type: ignore[valid-type]
     experts: NewExperts | None = Field(None, description="a width that isn't given is feedforward_width")  # type: ignore[valid-type]
