@@ -32,6 +32,9 @@ def test_contract(objective: Objective, tied: bool, make_model: MakeModel, make_
     # A key bias shifts all of a query's scores alike, so that softmax takes its gradient away up to rounding.
     without = [name for name, p in models["model"].named_parameters() if p.grad is None or not p.grad.any()]
     assert [name for name in without if not name.endswith("attention.k.bias")] == []
+    # Norms with running statistics have them from what a loss hands over.
+    models["model"] = make_model(tied_embeddings=tied, norm="batch").train()
+    assert len(objective.loss(models, batch).told["model"]) == 5
 
 
 def by_hand(model: Transformer, row: TokenRow, supervised: np.ndarray) -> torch.Tensor:

@@ -21,7 +21,7 @@ To add an objective:
    `needs = Needs(...)` says what it asks of tokenizer, model and packing;
 2. `prepare(models, rows, rng)`: check the rows, add what must be computed first, or return them as they are;
 3. `make_batch(windows, rng)`: decide what is supervised, call `collate`, raise ValueError where nothing is;
-4. `loss(models, batch)`: return `Loss({name: Term(sum, count, weight)}, metrics)`; never divide;
+4. `loss(models, batch)`: return `Loss({name: Term(sum, count, weight)}, metrics, {"model": hidden.aux})`; never divide;
 5. add one line to `OBJECTIVES`;
 6. the contract tests in `tests/training/` run over every entry of the dict by themselves.
 """
