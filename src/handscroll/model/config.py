@@ -228,6 +228,11 @@ class ModelConfig:
                 f"qk_norm=True with norm={self.norm!r}: queries and keys are normalized one by one, by rms or layer; "
                 "choose one of these, or qk_norm=False"
             )
+        if self.feedforward_norm is not None and self.experts is not None:
+            raise ValueError(
+                f"feedforward_norm={self.feedforward_norm!r} with experts: a norm within is for a feed-forward that "
+                "all tokens take; leave one of them out"
+            )
         if self.norm_statistics != NormStatistics() and not self.has_running_norms:
             raise ValueError(
                 f"norm_statistics are for norms {' and '.join(RUNNING_NORMS)}, and this model has none: leave them out"
