@@ -13,16 +13,17 @@ from pathlib import Path
 
 import torch
 
-from handscroll.model.config import Learned2dOptions, LearnedOptions, ModelConfig, PositionOptions
+from handscroll.model.config import Learned2dOptions, LearnedOptions, ModelConfig, PositionOptions, chosen
 from handscroll.model.feedforward import GATED
 from handscroll.model.free_memory import available_memory
+from handscroll.model.norm import NORMS
 from handscroll.model.position import RelativeOptions
 
 # Numbers that an optimizer keeps per parameter; muon keeps one per number of a block's matrices, adamw's two elsewhere.
 OPTIMIZER_SLOTS = {"adamw": 2, "muon": 1, "sgd": 0}
 
 # Tensors of the model's width that the backward pass of a norm and of what follows it read again.
-KEPT_OF_NORM = {"rms": 3, "layer": 2, "tutorial_layer": 4, "batch": 2, "power": 2}
+KEPT_OF_NORM = {"rms": 3, "layer": 2, "layer_no_bias": 2, "tutorial_layer": 4, "batch": 2, "power": 2}
 
 
 # How many tables of learnt positions there are.
@@ -246,8 +247,8 @@ def _position(config: ModelConfig) -> int:
 
 
 def _norm(config: ModelConfig, width: int, name: str | None = None) -> int:
-    """All norms but RMSNorm have a bias besides their weight."""
-    return width * (1 if (name or config.norm) == "rms" else 2)
+    """A weight, and of most norms a bias."""
+    return width * (2 if chosen("norm", name or config.norm, NORMS).has_bias else 1)
 
 
 def _vectors_per_layer(config: ModelConfig) -> int:

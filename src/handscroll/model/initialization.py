@@ -33,7 +33,7 @@ def initialize(model: Transformer, seed: int) -> None:
     | positions, segments, tasks | normal, std 0.1: they tell a token's meaning apart, and don't drown it |
     | q, k, v, gate, up, head, relative positions' matrices (r) | normal, std 1 / sqrt(fan in) |
     | o, down | normal, std 1 / sqrt(fan in) / sqrt(2 * layers): the residual stream keeps its size (GPT-2) |
-    | the same with `deepnorm` | normal, std gain * sqrt(2 / (fan in + fan out)) (Xavier); gain 1 for q, k, r and gate, \
+    | the same with `deepnorm` | normal, std gain * sqrt(2 / (fan in + fan out)) (Xavier); gain 1 for q, k, r, gate; \
 beta of `deepnorm.py` for v, o, up and down |
     | biases, and those of relative positions (u, v) | 0 |
     | norm weights | 1; the last one 1 / sqrt(E) where the embedding is the head too, so that logits have std 1 |
