@@ -31,7 +31,7 @@ def test_all_is_told_as_json(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found["dtype"], found["stored_bytes"]) == (["float32"], 4 * sum(parameters))
     assert (found["loaded_dtype"], found["weights_bytes"]) == ("float16", 2 * sum(parameters))
     assert found["architecture"]["trained_window"] == 64
-    assert found["architecture"]["position_options"] == {"theta": 10000.0}
+    assert found["architecture"]["position_options"] == {"theta": 10000.0, "pairing": "halves", "share": 1.0}
     assert found["tokenizer"]["tokens"] == tokenizer.vocab_size
     assert [each["policy"] for each in found["memory"]] == list(POLICIES)
     text = Text(2048, 3, torch.float16)
