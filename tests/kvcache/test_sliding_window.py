@@ -30,7 +30,7 @@ def test_equals_a_dense_mask(model: Transformer, monkeypatch: pytest.MonkeyPatch
     tokens_1T = torch.randint(97, (1, 200), generator=torch.Generator().manual_seed(0))
     cache = SlidingWindow(window=20).start(model.config, model.position, 1)
     logits_TV = torch.cat([model(piece, cache=cache) for piece in tokens_1T.split(chunks, dim=1)], dim=1)
-    monkeypatch.setattr("handscroll.model.transformer.DirectMemory", WindowReference)
+    monkeypatch.setattr("handscroll.model.attention.DirectMemory", WindowReference)
     torch.testing.assert_close(logits_TV, model(tokens_1T), atol=2e-5, rtol=0)
 
 

@@ -201,7 +201,7 @@ def test_a_sliding_window_turns_by_what_it_attends_to(
     model = make(options, layers=1)
     cache = SlidingWindow(window=window).start(model.config, model.position, 3)
     logits = [model(tokens_BT[:, step : step + 1], cache=cache)[:, 0] for step in range(LENGTH)]
-    monkeypatch.setattr("handscroll.model.transformer.DirectMemory", WindowReference)
+    monkeypatch.setattr("handscroll.model.attention.DirectMemory", WindowReference)
     monkeypatch.setattr(WindowReference, "span", window)
     for step in range(LENGTH):
         close(logits[step], model(tokens_BT[:, : step + 1])[:, -1])

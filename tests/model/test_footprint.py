@@ -14,6 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from handscroll.model import Layout, ModelConfig, RopeOptions, Transformer
+from handscroll.model.attention import LinearAttentionOptions, LowRankOptions, PooledOptions, SparseOptions
+from handscroll.model.config import AttentionOptions
 from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.footprint import (
     DoesNotFit,
@@ -52,6 +54,30 @@ def test_every_feedforward_is_counted(feedforward: str, bias: bool) -> None:
     assert parameter_count(model.config) == sum(parameter.numel() for parameter in model.parameters())
     blocks = model.layers.parameters()
     assert matrix_count(model.config) == sum(parameter.numel() for parameter in blocks if parameter.dim() == 2)
+
+
+ATTENTIONS: list[tuple[AttentionOptions, str]] = [
+    (SparseOptions(), "causal"),
+    (LinearAttentionOptions(), "causal"),
+    (LinearAttentionOptions(), "bidirectional"),
+    (LowRankOptions(rank=7), "bidirectional"),
+    (LowRankOptions(rank=7, shared="none"), "bidirectional"),
+    (LowRankOptions(rank=7, shared="key_value"), "bidirectional"),
+    (PooledOptions(), "causal"),
+    (PooledOptions(pooling="convolution"), "causal"),
+]
+
+
+@pytest.mark.parametrize(("attention", "mask"), ATTENTIONS, ids=str)
+def test_every_attention_is_counted(attention: AttentionOptions, mask: str) -> None:
+    config = dataclasses.replace(CONFIG, attention=attention, mask=mask, max_positions=640)
+    model = Transformer(config)
+    assert parameter_count(config) == sum(parameter.numel() for parameter in model.parameters())
+    blocks = model.layers.parameters()
+    assert matrix_count(config) == sum(parameter.numel() for parameter in blocks if parameter.dim() == 2)
+    measured = measured_activations(config, Layout.rows([640] * 2), activation_checkpointing=False)
+    estimate = training_bytes(config, 2 * 640, logits_at_once=0)
+    assert estimate.activations == pytest.approx(measured, rel=0.05)
 
 
 def test_parameters_equal_tensors(pair: Any) -> None:

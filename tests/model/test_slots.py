@@ -15,13 +15,13 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5DenseActDense, T5DenseGatedActDense
 
 from handscroll.kvcache import make_policy
-from handscroll.model import Attended, Layout, ModelConfig, RopeOptions, Transformer, load_model, save_model
-from handscroll.model.attention import ATTENTIONS
+from handscroll.model import Attended, Capture, Layout, ModelConfig, RopeOptions, Transformer, load_model, save_model
+from handscroll.model.attention import ATTENTION_KINDS, ATTENTIONS, direct_memories, make_attention
 from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.footprint import parameter_count
 from handscroll.model.initialization import initialize
-from handscroll.model.memory import DirectMemory
 from handscroll.model.norm import NORMS, RunningNorm
+from handscroll.model.options import read_options
 from handscroll.model.position import (
     POSITION_KINDS,
     POSITIONS,
@@ -108,46 +108,78 @@ def test_feedforward(name: str, bias: bool) -> None:
     assert any(key.endswith("bias") for key in feedforward.state_dict()) == bias
 
 
-class Recorder:
-    """A memory that notes what it is handed."""
+# Patterns, stretches and mixtures smaller than the texts here; masks that each way of attending is for.
+WAYS = {
+    "grouped_query": ({}, "causal"),
+    "grouped_query_bidirectional": ({}, "bidirectional"),
+    "sparse": ({"block": 2, "window": 2, "global_tokens": 1, "random_blocks": 1}, "causal"),
+    "sparse_bidirectional": ({"block": 2, "window": 2, "global_tokens": 1, "random_blocks": 1}, "bidirectional"),
+    "low_rank_bidirectional": ({"rank": 3}, "bidirectional"),
+    "linear": ({}, "causal"),
+    "linear_bidirectional": ({}, "bidirectional"),
+    "pooled": ({"window": 2, "stride": 2}, "causal"),
+    "pooled_convolution": ({"window": 2, "stride": 2, "pooling": "convolution"}, "causal"),
+}
 
-    def __init__(self, inner: DirectMemory):
-        self.inner, self.shapes = inner, []
 
-    some_may_ask = True
-
-    def attend(
-        self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
-    ) -> Attended:
-        self.shapes.append(tuple(tuple(x.shape) for x in (query_BHTD, key_BKTD, value_BKTD)))
-        return self.inner.attend(query_BHTD, key_BKTD, value_BKTD, layout)
+def attention_config(way: str, **changes: Any) -> ModelConfig:
+    kind = next(name for name in sorted(ATTENTION_KINDS, key=len, reverse=True) if way.startswith(name))
+    options, mask = WAYS[way]
+    attention = read_options({"kind": kind, **options}, ATTENTION_KINDS, "attention")
+    return dataclasses.replace(CONFIG, attention=attention, mask=mask, **changes)
 
 
-@pytest.mark.parametrize("name", list(ATTENTIONS))
+def test_every_attention_has_a_way_here() -> None:
+    assert {type(attention_config(way).attention) for way in WAYS} == set(ATTENTIONS) == set(ATTENTION_KINDS.values())
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
-def test_attention(name: str, num_kv_heads: int) -> None:
-    config = dataclasses.replace(CONFIG, attention=name, num_kv_heads=num_kv_heads, output_bias=True)
-    attention = randomized(ATTENTIONS[name](config))
+def test_attention(way: str, num_kv_heads: int) -> None:
+    config = attention_config(way, num_kv_heads=num_kv_heads, output_bias=True)
+    attention = randomized(make_attention(config))
     x_BTE = torch.randn(2, 7, 32, requires_grad=True)
     layout = Layout.rows([7, 7])
-    memory = Recorder(DirectMemory(make_position(config), layout))
+    memory = direct_memories(config, make_position(config), layout, 0.0)[0]
     out_BTE, weights = attention(x_BTE, memory, layout)
     assert out_BTE.shape == (2, 7, 32)
     assert weights is None
-    assert memory.shapes == [((2, 4, 7, 12), (2, num_kv_heads, 7, 12), (2, num_kv_heads, 7, 12))]
     # Causal: a token's output has no gradient with respect to later inputs, and one to every earlier input.
-    (grad_BTE,) = torch.autograd.grad(out_BTE[:, 3].sum(), x_BTE, retain_graph=True)
-    assert torch.equal(grad_BTE[:, 4:], torch.zeros_like(grad_BTE[:, 4:]))
-    assert (grad_BTE[:, :4].abs().sum(-1) > 0).all()
+    (grad_BTE,) = torch.autograd.grad(out_BTE[0, 3].sum(), x_BTE, retain_graph=True)
+    reached_T = grad_BTE[0].abs().sum(-1) > 0
+    assert not grad_BTE[1].any()
+    if config.mask == "causal":
+        assert not grad_BTE[0, 4:].any()
+        assert reached_T[3] and (reached_T[:4].all() or "sparse" in way)
+    else:
+        assert reached_T.all() or "sparse" in way
     # A key bias adds the same to every score of an unrotated query; it matters because keys are rotated.
     assert_gradients_reach(attention, out_BTE)
 
 
-@pytest.mark.parametrize("name", list(ATTENTIONS))
-def test_attention_hands_over_unrotated_keys(name: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_attention_equals_its_reference_with_weights(way: str) -> None:
+    config = attention_config(way)
+    attention = randomized(make_attention(config))
+    x_BTE = torch.randn(2, 9, 32, requires_grad=True)
+    results = []
+    for capture in (Capture(), Capture(weights=True)):
+        layout = Layout.rows([9, 6], capture=capture)
+        memory = direct_memories(config, make_position(config), layout, 0.0)[0]
+        out_BTE, weights = attention(x_BTE, memory, layout)
+        real_NE = torch.cat((out_BTE[0], out_BTE[1, :6]))
+        results.append((real_NE, *torch.autograd.grad(real_NE.pow(3).sum(), [x_BTE, *attention.parameters()])))
+        assert (weights is not None) == capture.weights
+    assert weights is not None and weights.shape[:3] == (2, 4, 9)
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
+def test_attention_hands_over_unrotated_keys(num_kv_heads: int) -> None:
     """Positions are the memory's business: the same token gives the same key wherever it stands."""
-    attention = randomized(ATTENTIONS[name](dataclasses.replace(CONFIG, attention=name)))
-    keys = []
+    attention = randomized(make_attention(dataclasses.replace(CONFIG, num_kv_heads=num_kv_heads)))
+    handed: list[Tensor] = []
 
     class Memory:
         some_may_ask = True
@@ -155,12 +187,13 @@ def test_attention_hands_over_unrotated_keys(name: str) -> None:
         def attend(
             self, query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, asking: Layout | None = None
         ) -> Attended:
-            keys.append(key_BKTD)
+            handed.extend((query_BHTD, key_BKTD, value_BKTD))
             return Attended(query_BHTD, None)
 
     x_BTE = torch.randn(1, 1, 32).expand(1, 5, 32)
     attention(x_BTE, Memory(), Layout.rows([5]))
-    torch.testing.assert_close(keys[0], keys[0][:, :, :1].expand_as(keys[0]))
+    assert [tuple(each.shape) for each in handed] == [(1, heads, 5, 12) for heads in (4, num_kv_heads, num_kv_heads)]
+    torch.testing.assert_close(handed[1], handed[1][:, :, :1].expand_as(handed[1]))
 
 
 ROTARY = [
@@ -261,9 +294,7 @@ def test_position_with_a_bias(options: Any) -> None:
         assert (bias[..., -1, :].diff() > 0).all()
 
 
-@pytest.mark.parametrize(
-    ("field", "known"), [("attention", ATTENTIONS), ("norm", NORMS), ("feedforward", FEEDFORWARDS)]
-)
+@pytest.mark.parametrize(("field", "known"), [("norm", NORMS), ("feedforward", FEEDFORWARDS)])
 def test_unknown_variant_is_refused(field: str, known: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"{field}='nonsense' is not known; known: {', '.join(known)}"):
         Transformer(dataclasses.replace(CONFIG, **{field: "nonsense"}))
@@ -320,10 +351,8 @@ def test_feedforward_equals_transformers(name: str) -> None:
 
 def test_every_slot_is_initialized() -> None:
     """A variant with a tensor that `initialize` doesn't know would start as whatever was in memory."""
-    for attention, norm, feedforward in product(ATTENTIONS, NORMS, FEEDFORWARDS):
-        config = dataclasses.replace(
-            CONFIG, attention=attention, norm=norm, feedforward=feedforward, output_bias=True, feedforward_bias=True
-        )
+    for way, norm, feedforward in product(WAYS, NORMS, FEEDFORWARDS):
+        config = attention_config(way, norm=norm, feedforward=feedforward, output_bias=True, feedforward_bias=True)
         model = Transformer(config)
         with torch.no_grad():
             for parameter in model.parameters():

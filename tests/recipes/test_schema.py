@@ -130,6 +130,20 @@ MISTAKES = {
         "model: qk_norm=True with norm='batch': queries and keys are normalized one by one, by rms or layer; choose "
         "one of these, or qk_norm=False",
     ),
+    "unknown attention": (
+        "model.attention=flashy",
+        "model: attention='flashy' is not known; known: grouped_query, sparse, low_rank, linear, pooled, "
+        "or {kind: one of them, ...}",
+    ),
+    "unknown option of an attention": (
+        "model.attention={kind: sparse, windw: 8}",
+        "model: attention sparse has no option 'windw': known are block, window, dilation, global_tokens, "
+        "random_blocks, seed, whole_blocks",
+    ),
+    "attention of another mask": (
+        "model.attention=low_rank",
+        "model: mask='causal': low-rank attention is for mask=bidirectional; use grouped_query attention",
+    ),
     "unknown position": (
         "model.position=learnt",
         "model: position='learnt' is not known; known: rope, linear, ntk, dynamic, yarn, llama3, longrope, "

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from handscroll.kernels.flash_attention import flash_attention as flash
+from handscroll.kvcache import make_policy
+from handscroll.model.attention import attention_kind
 from handscroll.model.checkpoint import load_model
 from handscroll.model.norm import NORMS
 from handscroll.recipes.dry_run import dry_run
@@ -108,6 +110,19 @@ def test_dropout_reaches_the_model_and_its_config(recipe: dict[str, Any], tmp_pa
     del further["tokenizer"]
     config = prepare(read_recipe(further, ["train.dropout={embedding: 0.3}"])).model.config
     assert (config.attention_dropout, config.residual_dropout, config.embedding_dropout) == (0.2, 0.0, 0.3)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "linear", "pooled"])
+def test_a_recipe_names_the_attention(kind: str, recipe: dict[str, Any]) -> None:
+    """Trained, saved, and read through a cache as without one."""
+    recipe["model"]["attention"] = {"kind": kind} | ({} if kind == "linear" else {"window": 5})
+    recipe["train"] |= {"steps": 2}
+    assert len([*train(recipe)]) == 2
+    model = load_model(Path(recipe["out"]) / "model")
+    assert attention_kind(model.config) == kind
+    tokens_BT = torch.arange(3, 40)[None] % model.config.vocab_size
+    cache = make_policy("full").start(model.config, model.position, 1)
+    torch.testing.assert_close(model(tokens_BT, cache=cache), model(tokens_BT), atol=1e-4, rtol=0)
 
 
 def test_tensorboard_has_the_log(recipe: dict[str, Any]) -> None:

@@ -151,6 +151,9 @@ def _train(recipe: Recipe, people: Console, resume: bool, as_json: bool) -> None
             display.advance(step_event(progress))
     if not parallel.is_first():
         return
+    from handscroll.model.checkpoint import load_shapes
+    from handscroll.model.config import GroupedQueryOptions
+
     log = read_log(out)
     last = log[-1]
     best = best_evaluation(log)
@@ -166,7 +169,8 @@ def _train(recipe: Recipe, people: Console, resume: bool, as_json: bool) -> None
             f"loss {best['loss']:.3f}, perplexity {best['perplexity']:,.2f}"
         )
     people.print(f"The report is {out / REPORT}: one page, open it in a browser.")
-    people.print(f'\nGo on with:\n  handscroll generate {out / MODEL} "Once upon a time"')
+    cache = "" if isinstance(load_shapes(out / MODEL).config.attention, GroupedQueryOptions) else " --cache full"
+    people.print(f'\nGo on with:\n  handscroll generate {out / MODEL} "Once upon a time"{cache}')
 
 
 def _dry_run(recipe: Recipe, people: Console, measure: bool, as_json: bool) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from handscroll.kvcache.full_layer import FullLayer
-from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, tile_of
+from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, refuse_unless_all_seen, tile_of
 from handscroll.kvcache.plan import Text, planned_layers, without_numbers
 from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
@@ -58,6 +58,7 @@ class AttentionSinks:
 
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         """ValueError where sinks, window and tile together exceed the trained window."""
+        refuse_unless_all_seen(config, "attention_sinks")
         sizes, shared, cuts = self.sizes(config.trained_window), PerForward(), PerForward()
         layers = [
             SinksLayer(position, stores.tokens(rows, sizes.sinks, sizes.held), shared, cuts, sizes)

@@ -29,7 +29,7 @@ from handscroll.kvcache.attention_sinks import SinksLayer
 from handscroll.kvcache.block_index import BlockIndex, planned_index
 from handscroll.kvcache.block_layer import BlockLayer
 from handscroll.kvcache.block_statistics import LayerStatistics, layer_statistics
-from handscroll.kvcache.layered import LayerCache, LayeredCache, Origin, PerForward, tile_of
+from handscroll.kvcache.layered import LayerCache, LayeredCache, Origin, PerForward, refuse_unless_all_seen, tile_of
 from handscroll.kvcache.plan import Text, grown, planned_blocks, planned_layers, without_numbers
 from handscroll.kvcache.representatives import REPRESENTATIVES
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
@@ -120,6 +120,7 @@ class BlockMemory(Lookup):
         self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS
     ) -> BlockMemoryCache:
         """ValueError where sinks, blocks, window and tile together exceed the trained window, or no layer archives."""
+        refuse_unless_all_seen(config, "block_memory")
         if self.local_layers + self.dense_layers >= config.num_layers:
             raise ValueError(
                 f"local_layers={self.local_layers} and dense_layers={self.dense_layers} leave block_memory none of "

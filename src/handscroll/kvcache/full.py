@@ -1,19 +1,20 @@
 """`full`: remembers every token, the yardstick of all other policies. Memory and time per token grow with the text.
 
-Layers that were trained with a sliding window of their own see no further, and keep no more.
+Layers that were trained with a sliding window of their own see no further, and keep no more; those whose attention sees
+a text in another way keep what it needs (`attention_layers.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from handscroll.kvcache.attention_layers import attention_layers, planned_attention
 from handscroll.kvcache.layered import LayeredCache, Origin, PerForward
-from handscroll.kvcache.plan import Text, planned_layers, without_numbers
+from handscroll.kvcache.plan import Text, without_numbers
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
-from handscroll.kvcache.window_layer import text_layers
 from handscroll.model.config import ModelConfig
 from handscroll.model.memory import Bytes
-from handscroll.model.position import Position, make_position
+from handscroll.model.position import Position
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,12 @@ class Full:
 
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         shared = PerForward()
-        layers = text_layers(config, position, rows, stores, shared)
+        layers = attention_layers(config, position, rows, stores, shared)
         return LayeredCache(layers, shared, Origin(self, stores, position))
 
     def plan(self, config: ModelConfig, text: Text, stores: Stores = CONTIGUOUS) -> Bytes:
         """The most that a cache holds of a text."""
-        near = without_numbers(stores)
-        layers = text_layers(config, make_position(config), text.rows, near, PerForward())
-        return planned_layers(layers, config, text, stores)
+        return planned_attention(config, text, without_numbers(stores), stores)
 
 
 FULL = Full()

@@ -26,7 +26,14 @@ from torch import Tensor
 from handscroll.kvcache.archive import nbytes
 from handscroll.kvcache.full_layer import FullLayer
 from handscroll.kvcache.keeping import keep
-from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, refuse_unless_turned_once, tile_of
+from handscroll.kvcache.layered import (
+    LayeredCache,
+    Origin,
+    PerForward,
+    refuse_unless_all_seen,
+    refuse_unless_turned_once,
+    tile_of,
+)
 from handscroll.kvcache.plan import Text, planned_layers, without_numbers
 from handscroll.kvcache.queries import Queries
 from handscroll.kvcache.scorers import attention_received
@@ -67,6 +74,7 @@ class HeavyHitters:
 
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         """ValueError where heavy, recent and tile together exceed the trained window that positions "cache" stay in."""
+        refuse_unless_all_seen(config, "heavy_hitters")
         if self.positions == "text":
             refuse_unless_turned_once(config, position, "heavy_hitters with positions=text")
         sizes, shared, cuts = self.sizes(config.trained_window), PerForward(), PerForward()

@@ -15,7 +15,8 @@ from torch import Tensor
 from handscroll.kernels.attention import attention, attention_with_weights
 from handscroll.kvcache.state import State
 from handscroll.kvcache.stores import Stores
-from handscroll.model.config import ModelConfig
+from handscroll.model.attention import attention_kind
+from handscroll.model.config import GroupedQueryOptions, ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
 from handscroll.model.position import Position, Relative, RelativeLayer
@@ -167,6 +168,16 @@ class LayeredCache:
 def tile_of(trained: int) -> int:
     """Tokens of a tile, the absolute stretches of a text that windows and virtual positions depend on: 64 or fewer."""
     return max(1, min(64, trained // 8))
+
+
+def refuse_unless_all_seen(config: ModelConfig, policy: str) -> None:
+    """ValueError where a model's attention chooses what a token sees: a policy would choose otherwise."""
+    if not isinstance(config.attention, GroupedQueryOptions):
+        raise ValueError(
+            f"{policy} chooses keys for softmax attention to all of a text, but this model was trained with "
+            f"attention={attention_kind(config)}, which decides by itself what a token sees: use full "
+            "(--cache full)"
+        )
 
 
 def refuse_unless_turned_once(config: ModelConfig, position: Position, policy: str) -> None:

@@ -22,7 +22,14 @@ from torch import Tensor
 
 from handscroll.kvcache.full_layer import FullLayer
 from handscroll.kvcache.keeping import keep
-from handscroll.kvcache.layered import LayerCache, LayeredCache, Origin, PerForward, refuse_unless_turned_once
+from handscroll.kvcache.layered import (
+    LayerCache,
+    LayeredCache,
+    Origin,
+    PerForward,
+    refuse_unless_all_seen,
+    refuse_unless_turned_once,
+)
 from handscroll.kvcache.plan import Text, planned_layers, without_numbers
 from handscroll.kvcache.queries import Queries
 from handscroll.kvcache.scorers import Scorer
@@ -68,6 +75,7 @@ class Rule:
 
     def start(self, config: ModelConfig, origin: Origin, rows: int, heads: Sequence[int]) -> LayeredCache:
         """A cache whose layers hold these numbers of kv heads side by side, each in a store of its own."""
+        refuse_unless_all_seen(config, self.policy)
         refuse_unless_turned_once(config, origin.position, self.policy)
         shared, places = PerForward(), PerForward()
         layers = []

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from handscroll.kvcache.full_layer import FullLayer
-from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, attend
+from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, attend, refuse_unless_all_seen
 from handscroll.kvcache.plan import Text, planned_layers, without_numbers
 from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
@@ -70,6 +70,7 @@ class SegmentRecurrence:
             raise ValueError(f"memory={self.memory}: a number of tokens, 0 or more")
 
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
+        refuse_unless_all_seen(config, "segment_recurrence")
         shared = PerForward()
         return LayeredCache(
             self._layers(config, position, rows, stores, shared), shared, Origin(self, stores, position)

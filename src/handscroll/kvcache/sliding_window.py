@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from handscroll.kvcache.layered import LayeredCache, Origin, PerForward
+from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, refuse_unless_all_seen
 from handscroll.kvcache.plan import Text, planned_layers, without_numbers
 from handscroll.kvcache.stores import CONTIGUOUS, Stores
 from handscroll.kvcache.window_layer import text_layers
@@ -33,6 +33,7 @@ class SlidingWindow:
             raise ValueError(f"window={self.window}: a sliding window holds at least 1 token, the query's own")
 
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
+        refuse_unless_all_seen(config, "sliding_window")
         shared = PerForward()
         layers = text_layers(config, position, rows, stores, shared, self.window or config.max_positions)
         return LayeredCache(layers, shared, Origin(self, stores, position))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from handscroll.model.routing import ExpertOptions
 
@@ -21,6 +21,11 @@ DROPOUTS = ("attention_dropout", "residual_dropout", "embedding_dropout")
 @dataclass(frozen=True)
 class PositionOptions:
     """What fills the position slot: each way of saying where a token stands has a kind of these, in `position/`."""
+
+    # Whether scores get a bias by distance: not every way of attending has scores one by one.
+    adds_bias: ClassVar[bool] = False
+    # Whether it is the query that says what a distance adds.
+    asks_query: ClassVar[bool] = False
 
     def check_head(self, head_width: int) -> None:
         """ValueError where heads of this width can't be told so."""
@@ -157,6 +162,27 @@ class NormStatistics:
 
 
 @dataclass(frozen=True)
+class AttentionOptions:
+    """What fills the attention slot: each way of attending has a kind of these, in `attention/`."""
+
+    def check(self, config: ModelConfig) -> None:
+        """ValueError where another setting of the model doesn't go with it."""
+
+    def further_matrices(self, config: ModelConfig) -> int:
+        """Numbers in a layer's matrices besides q, k, v and o."""
+        return 0
+
+    def further_activations(self, config: ModelConfig) -> int:
+        """Numbers per token that a layer's backward pass reads besides those of softmax attention."""
+        return 0
+
+
+@dataclass(frozen=True)
+class GroupedQueryOptions(AttentionOptions):
+    """Softmax attention to all that a token sees; how many heads share keys and values, `num_kv_heads` says."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Sizes and slots of one network. Widths are in features, lengths in tokens.
 
@@ -182,7 +208,7 @@ class ModelConfig:
     head_width: int
     feedforward_width: int
     max_positions: int
-    attention: str = "grouped_query"
+    attention: AttentionOptions = field(default_factory=GroupedQueryOptions)
     position: PositionOptions = field(default_factory=RopeOptions)
     norm: str = "rms"
     norm_eps: float = 1e-6
@@ -250,6 +276,7 @@ class ModelConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: it is a share, from 0 to less than 1")
         self.position.check_head(self.head_width)
+        self.attention.check(self)
 
     def window_of(self, layer: int) -> int | None:
         """How many tokens a token of this layer sees, itself among them; None: all before it."""

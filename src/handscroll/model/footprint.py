@@ -74,7 +74,8 @@ def matrix_count(config: ModelConfig, active: bool = False) -> int:
     heads_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
     attention = (2 * heads_width + 2 * kv_width) * _own_layers(config)
     fed = sum(_feedforward_maps(config) * sum(widths) for widths in _feedforward_widths(config, active))
-    return config.width * (attention + fed + _router_rows(config) * _expert_layers(config))
+    own = config.attention.further_matrices(config) * _own_layers(config)
+    return config.width * (attention + fed + _router_rows(config) * _expert_layers(config)) + own
 
 
 def kv_bytes(config: ModelConfig, tokens: int, dtype: torch.dtype = torch.float32) -> int:
@@ -115,8 +116,8 @@ def training_bytes(
     Activations are an estimate of what the backward pass reads again, in numbers per token:
     a layer 6 E + 3 H D + 2 K D + 4 F + H + 2 (both RMSNorms' input, scaled and output; rotated q and k, v, attention's
     output twice, its log-sum-exp; gate, silu, up, their product), with normalized queries and keys 2 H D + 2 K D + H +
-    K more (their input, scaled), the final norm 2 E + 1, and 2 V of logits and their gradient. Of a feed-forward that
-    isn't gated 2 F are kept instead of 4 F, with ReLU, whose output tells its slope, F. Norms other than RMSNorm keep
+    K more (their input, scaled), what the attention's options add, the final norm 2 E + 1, and 2 V of logits and their
+    gradient. Of a feed-forward that isn't gated 2 F are kept instead of 4 F, with ReLU, whose output tells its slope, F. Norms other than RMSNorm keep
     other multiples of their width (`KEPT_OF_NORM`), one less where only the residual stream reads their output. Of N
     experts, of which a token takes C, the layer keeps what C feed-forwards of their width do, 2 E for each (what it
     reads, what it gives), and 2 N + 9 C of the router; a gated shared expert's output E once more. With activation
@@ -135,6 +136,7 @@ def training_bytes(
     layer = norms * config.width + 3 * heads_width + 2 * kv_width + config.num_heads + 2
     if config.feedforward_norm is not None:
         layer += (KEPT_OF_NORM[config.feedforward_norm] - 1) * config.feedforward_width
+    layer += config.attention.further_activations(config)
     if config.qk_norm:
         layer += 2 * (heads_width + kv_width) + config.num_heads + config.num_kv_heads
     fed = _kept_of_feedforwards(config) * (config.num_layers if config.shared_layers else 1)

@@ -31,10 +31,11 @@ def initialize(model: Transformer, seed: int) -> None:
     | embedding | normal, std 1: what a token is must not drown in what attention adds to it |
     | embedding that is the head too, of a model without a final norm | normal, std 1 / sqrt(width): logits have std 1 |
     | positions, segments, tasks | normal, std 0.1: they tell a token's meaning apart, and don't drown it |
-    | q, k, v, gate, up, head, relative positions' matrices (r) | normal, std 1 / sqrt(fan in) |
+    | q, k, v, gate, up, head, relative positions' matrices (r), low-rank attention's (e, f) | normal, std 1 / sqrt(fan in) |
     | o, down | normal, std 1 / sqrt(fan in) / sqrt(2 * layers): the residual stream keeps its size (GPT-2) |
     | the same with `deepnorm` | normal, std gain * sqrt(2 / (fan in + fan out)) (Xavier); gain 1 for q, k, r, gate; \
 beta of `deepnorm.py` for v, o, up and down |
+    | pool_k, pool_v (pooled attention's convolutions) | the mean of a stretch |
     | biases, and those of relative positions (u, v) | 0 |
     | norm weights | 1; the last one 1 / sqrt(E) where the embedding is the head too, so that logits have std 1 |
     | norm weight within a masked LM head | as the last one's: it stands before the embedding's matrix |
@@ -56,6 +57,8 @@ these norms decide alone what is added to the residual stream |
             draw(model.embedding.weight, 1 / math.sqrt(config.embedding_width) if is_head else 1.0)
         elif isinstance(module, nn.Embedding):
             draw(module.weight, 0.1)
+        elif name.endswith((".pool_k", ".pool_v")):
+            _average(cast(nn.Linear, module))
         elif isinstance(module, nn.Linear):
             scale = residual if name.endswith((".o", ".down")) and not is_sandwich else 1.0
             std = scale / math.sqrt(module.in_features)
@@ -86,6 +89,12 @@ these norms decide alone what is added to the residual stream |
         elif isinstance(module, Relative):
             module.u.zero_()
             module.v.zero_()
+
+
+def _average(convolution: nn.Linear) -> None:
+    """Sets the weight (D, stride * D) so that it gives the mean of the stride's vectors (mutates)."""
+    width, inputs = convolution.weight.shape
+    convolution.weight.copy_(torch.eye(width).repeat(1, inputs // width) * (width / inputs))
 
 
 @torch.no_grad()

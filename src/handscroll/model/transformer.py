@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from handscroll.kernels.attention import KERNELS
 from handscroll.model import deepnorm
-from handscroll.model.attention import ATTENTIONS
-from handscroll.model.config import ModelConfig, chosen
+from handscroll.model.attention import attention_kind, direct_memories, make_attention
+from handscroll.model.config import GroupedQueryOptions, ModelConfig, chosen
 from handscroll.model.embedding import Embedding
 from handscroll.model.experts import make_feedforward
 from handscroll.model.families import Source
@@ -24,7 +24,7 @@ from handscroll.model.initialization import initialize
 from handscroll.model.layout import Asking, Layout, pick
 from handscroll.model.memory import Cache, Crossbatch, DirectMemory, LayerMemory
 from handscroll.model.norm import make_norm
-from handscroll.model.position import Relative, make_position, of_layer
+from handscroll.model.position import Relative, make_position
 
 
 class Told(NamedTuple):
@@ -69,7 +69,7 @@ class Block(nn.Module):
         self.placement = config.norm_placement
         self.alpha = deepnorm.alpha(config.num_layers) if self.placement == "deepnorm" else 1.0
         self.attention_norm = make_norm(config)
-        self.attention = chosen("attention", config.attention, ATTENTIONS)(config)
+        self.attention = make_attention(config)
         self.feedforward_norm = make_norm(config)
         self.feedforward = make_feedforward(config, layer)
         if self.placement == "sandwich":
@@ -167,6 +167,11 @@ class Transformer(nn.Module):
             raise ValueError(
                 "attention_kernel=flash can't learn what relative positions add to each score: use fused or naive"
             )
+        if kernel != "fused" and not isinstance(self.config.attention, GroupedQueryOptions):
+            raise ValueError(
+                f"attention_kernel={kernel} computes grouped_query attention, and this model has "
+                f"attention={attention_kind(self.config)}, with a kernel of its own: use fused, the default"
+            )
         self.attention_kernel = kernel
 
     def forward(self, tokens_BT: Tensor, layout: Layout | None = None, cache: Cache | None = None) -> Any:
@@ -201,7 +206,11 @@ class Transformer(nn.Module):
                 "sliding_window or segment_recurrence, and positions that turn once or are added"
             )
         dropout = self.config.attention_dropout if self.training else 0.0
-        memories: Sequence[LayerMemory] = self._direct(layout, dropout) if cache is None else cache.layers
+        memories: Sequence[LayerMemory]
+        if cache is None:
+            memories = direct_memories(self.config, self.position, layout, dropout, self.attention_kernel)
+        else:
+            memories = cache.layers
         # A cache is mutated by attention: a block that is recomputed would append its tokens twice.
         recompute = self.activation_checkpointing and torch.is_grad_enabled() and cache is None
         # Statistics of a batch are those of all its tokens, whichever are wanted.
@@ -211,6 +220,11 @@ class Transformer(nn.Module):
             assert cache is None, "rows of a cache are strangers"
             if isinstance(self.position, Relative):
                 raise ValueError("relative positions have no distance between rows: train without crossbatch")
+            if not isinstance(self.config.attention, GroupedQueryOptions):
+                raise ValueError(
+                    f"attention={attention_kind(self.config)}: only grouped_query attention can look across rows; "
+                    "train without crossbatch"
+                )
             across = DirectMemory(self.position, layout, crossbatch, dropout=dropout, kernel=self.attention_kernel)
             memories = [across if layer in crossbatch.layers else memory for layer, memory in enumerate(memories)]
         layers, weights, told = [], [], []
@@ -238,18 +252,6 @@ class Transformer(nn.Module):
         if wanted_BQ is not None and picks_late:
             x_BTE = pick(x_BTE, wanted_BQ)
         return Hidden(x_BTE, tuple(layers), tuple(weights), tuple(told))
-
-    def _direct(self, layout: Layout, dropout: float) -> list[LayerMemory]:
-        """What each layer attends to without a cache; layers that see equally far share one."""
-        layers = range(self.config.num_layers)
-        kinds = [(of_layer(self.position, layer), self.config.window_of(layer)) for layer in layers]
-        made = {
-            (position, window): DirectMemory(
-                position, layout, None, window, dropout, self.config.mask, self.attention_kernel
-            )
-            for position, window in set(kinds)
-        }
-        return [made[kind] for kind in kinds]
 
     def features(self, hidden_BTE: Tensor) -> Tensor:
         """What `output_weight_VE` and `output_bias_V` make logits of, (..., E). ValueError as theirs."""

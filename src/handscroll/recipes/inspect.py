@@ -18,6 +18,7 @@ from handscroll.kvcache import POLICIES, Policy, describe, disk_of, make_policy
 from handscroll.kvcache.plan import Text
 from handscroll.measure.results import policy_name
 from handscroll.model import ModelConfig
+from handscroll.model.attention import ATTENTION_KINDS
 from handscroll.model.checkpoint import Shapes, load_shapes, resolve
 from handscroll.model.config import VocabularyOptions
 from handscroll.model.footprint import encoding_bytes, parameter_count
@@ -99,7 +100,7 @@ def architecture(shapes: Shapes) -> dict[str, Any]:
         "width": config.width,
         "vocabulary": config.vocab_size,
         "trained_window": config.max_positions,
-        "attention": config.attention,
+        "attention": describe_options(config.attention, ATTENTION_KINDS),
         "heads": config.num_heads,
         "kv_heads": config.num_kv_heads,
         "head_width": config.head_width,

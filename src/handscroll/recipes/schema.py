@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 
 from handscroll.kernels.attention import KERNELS
 from handscroll.model import ModelConfig, RopeOptions
+from handscroll.model.attention import ATTENTION_KINDS
 from handscroll.model.config import MASKS, PLACEMENTS, EmbeddingOptions, NormStatistics, PositionOptions
 from handscroll.model.feedforward import FEEDFORWARDS, GATED
 from handscroll.model.heads import HEAD_KINDS
@@ -92,6 +93,9 @@ class NewModel(Section):
     embedding: NewEmbedding = NewEmbedding()  # type: ignore[valid-type]
     shared_layers: bool = False
     head: str | dict[str, Any] = Field("lm", description=f"one of {', '.join(HEAD_KINDS)}, or {{kind: ...}}")
+    attention: str | dict[str, Any] = Field(
+        "grouped_query", description=f"one of {', '.join(ATTENTION_KINDS)}, or {{kind: ...}}"
+    )
     position: str | dict[str, Any] = Field("rope", description=f"one of {', '.join(POSITION_KINDS)}, or {{kind: ...}}")
     rope_theta: float = Field(10000.0, gt=0)
 
@@ -132,6 +136,7 @@ class NewModel(Section):
             feedforward=self.feedforward,
             experts=experts,
             max_positions=self.window,
+            attention=read_options(self.attention, ATTENTION_KINDS, "attention"),
             position=self._position(),
             qkv_bias=self.qkv_bias,
             output_bias=self.output_bias,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Asking, Layout, pick
-from handscroll.model.memory import LayerMemory
+from handscroll.model.memory import Attended, LayerMemory
 from handscroll.model.norm import make_norm
 
 
@@ -45,5 +45,17 @@ class GroupedQueryAttention(nn.Module):
         if self.has_norm:
             query_BHQD, _ = self.q_norm(query_BHQD, asking_layout or layout)
             key_BKTD, _ = self.k_norm(key_BKTD, layout)
-        out_BHQD, weights_BHQS = memory.attend(query_BHQD, key_BKTD, value_BKTD, layout, asking_layout)
+        out_BHQD, weights_BHQS = self.attend(memory, query_BHQD, key_BKTD, value_BKTD, layout, asking_layout)
         return self.o(out_BHQD.transpose(1, 2).flatten(2)), weights_BHQS
+
+    def attend(
+        self,
+        memory: LayerMemory,
+        query_BHTD: Tensor,
+        key_BKTD: Tensor,
+        value_BKTD: Tensor,
+        layout: Layout,
+        asking: Layout | None,
+    ) -> Attended:
+        """What the memory makes of the projections. A variant that has more than these hands it over, too."""
+        return memory.attend(query_BHTD, key_BKTD, value_BKTD, layout, asking)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
+from handscroll.model.attention import ATTENTION_KINDS
 from handscroll.model.config import ModelConfig
 from handscroll.model.families.family import Family
 from handscroll.model.heads import HEAD_KINDS
@@ -18,7 +19,11 @@ from handscroll.model.options import describe_options, read_options, validated
 from handscroll.model.position import POSITION_KINDS
 
 # Fields whose options have several kinds.
-KINDS: Mapping[str, Mapping[str, type[Any]]] = {"position": POSITION_KINDS, "head": HEAD_KINDS}
+KINDS: Mapping[str, Mapping[str, type[Any]]] = {
+    "attention": ATTENTION_KINDS,
+    "position": POSITION_KINDS,
+    "head": HEAD_KINDS,
+}
 
 
 @dataclass(frozen=True)

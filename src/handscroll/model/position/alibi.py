@@ -9,6 +9,7 @@ Letters: H heads, T queries, S keys; ... a batch or nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from handscroll.model.position.rotary import Rotation
 @dataclass(frozen=True, kw_only=True)
 class AlibiOptions(PositionOptions):
     """ALiBi has nothing to choose: slopes follow from the number of heads."""
+
+    adds_bias: ClassVar[bool] = True
 
 
 class Alibi:

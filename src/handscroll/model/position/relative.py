@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ SLOWEST = 10000.0
 @dataclass(frozen=True, kw_only=True)
 class RelativeOptions(PositionOptions):
     """Transformer-XL has nothing to choose: sizes follow from the model."""
+
+    asks_query: ClassVar[bool] = True
 
 
 class Relative(Absolute, nn.Module):
