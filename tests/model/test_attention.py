@@ -25,7 +25,14 @@ from handscroll.model.attention import (
 from handscroll.model.attention.pattern import drawn_blocks
 from handscroll.model.attention.sparse import sparse_mask
 from handscroll.model.config import AttentionOptions, NoPositionOptions, RopeOptions
-from handscroll.model.position import AlibiOptions, DynamicAlibiOptions, DynamicOptions, make_position
+from handscroll.model.position import (
+    AlibiOptions,
+    DynamicAlibiOptions,
+    DynamicOptions,
+    RelativeOptions,
+    Rope2dOptions,
+    make_position,
+)
 from handscroll.training.batch import collate
 from handscroll.training.token_rows import TokenRow
 
@@ -209,9 +216,7 @@ def test_packed_documents_and_padded_rows_equal_each_text_alone(
     attention: AttentionOptions, mask: str, position: Any
 ) -> None:
     if position.adds_bias and isinstance(attention, LinearAttentionOptions | LowRankOptions):
-        with pytest.raises(
-            ValueError, match=r"position .*AlibiOptions adds to scores.*use rope, learned or no positions"
-        ):
+        with pytest.raises(ValueError, match=r"position .*AlibiOptions adds to scores.*rope, learned or no positions"):
             random_model(attention, mask, position=position)
         return
     model = random_model(attention, mask, position=position, max_positions=64)
@@ -297,6 +302,10 @@ def test_convolutions_begin_as_the_mean() -> None:
         ({"attention": SparseOptions(), "mask": "prefix"}, r"mask='prefix': sparse .* mask=causal or bidirectional"),
         ({"attention": SparseOptions(), "sliding_window": 5}, r"sliding_window=5: sparse attention decides by itself"),
         (
+            {"attention": SparseOptions(), "position": RelativeOptions()},
+            r"position RelativeOptions adds to scores, which sparse .*: use rope, alibi, learned or no positions",
+        ),
+        (
             {"attention": LinearAttentionOptions(), "attention_dropout": 0.1},
             r"attention_dropout=0\.1: linear .*residual",
         ),
@@ -325,6 +334,28 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: 
 def test_options_that_mean_nothing_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kernel", ["flash", "naive"])
+def test_a_kernel_of_grouped_query_attention_is_refused(kernel: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"attention_kernel={kernel} computes grouped_query .* attention=sparse, with"
+    ):
+        random_model(MIXED).attend_by(kernel)
+
+
+@pytest.mark.parametrize(("attention", "mask"), WAYS, ids=str)
+def test_positions_in_two_axes_are_followed(attention: AttentionOptions, mask: str) -> None:
+    """Moving all tokens on along the second axis changes nothing, moving them apart does."""
+    model = random_model(attention, mask, position=Rope2dOptions(), head_width=8)
+    tokens_BT, plain = torch.tensor([text(30)]), Layout.rows([30])
+    second_BT = torch.arange(30)[None] % 7
+    expected, moved, other = (
+        model(tokens_BT, dataclasses.replace(plain, positions_BTP=torch.stack((plain.index_BT, axis_BT), -1)))
+        for axis_BT in (second_BT, second_BT + 5, second_BT * 2)
+    )
+    torch.testing.assert_close(moved, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(other, expected, atol=1e-3)
 
 
 def test_a_text_longer_than_low_rank_matrices_is_refused() -> None:

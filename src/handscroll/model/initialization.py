@@ -31,7 +31,8 @@ def initialize(model: Transformer, seed: int) -> None:
     | embedding | normal, std 1: what a token is must not drown in what attention adds to it |
     | embedding that is the head too, of a model without a final norm | normal, std 1 / sqrt(width): logits have std 1 |
     | positions, segments, tasks | normal, std 0.1: they tell a token's meaning apart, and don't drown it |
-    | q, k, v, gate, up, head, relative positions' matrices (r), low-rank attention's (e, f) | normal, std 1 / sqrt(fan in) |
+    | q, k, v, gate, up, head | normal, std 1 / sqrt(fan in) |
+    | relative positions' matrices (r), low-rank attention's (e, f) | normal, std 1 / sqrt(fan in) |
     | o, down | normal, std 1 / sqrt(fan in) / sqrt(2 * layers): the residual stream keeps its size (GPT-2) |
     | the same with `deepnorm` | normal, std gain * sqrt(2 / (fan in + fan out)) (Xavier); gain 1 for q, k, r, gate; \
 beta of `deepnorm.py` for v, o, up and down |

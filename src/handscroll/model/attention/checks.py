@@ -27,5 +27,6 @@ def refuse(
     if config.position.asks_query or (config.position.adds_bias and not bias):
         ways = "rope, alibi, learned or no positions" if bias else "rope, learned or no positions"
         raise ValueError(
-            f"position {type(config.position).__name__} adds to scores, which {what} doesn't have one by one; use {ways}"
+            f"position {type(config.position).__name__} adds to scores, which {what} doesn't have one by one: "
+            f"use {ways}"
         )
