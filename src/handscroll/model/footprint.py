@@ -117,11 +117,11 @@ def training_bytes(
     a layer 6 E + 3 H D + 2 K D + 4 F + H + 2 (both RMSNorms' input, scaled and output; rotated q and k, v, attention's
     output twice, its log-sum-exp; gate, silu, up, their product), with normalized queries and keys 2 H D + 2 K D + H +
     K more (their input, scaled), what the attention's options add, the final norm 2 E + 1, and 2 V of logits and their
-    gradient. Of a feed-forward that isn't gated 2 F are kept instead of 4 F, with ReLU, whose output tells its slope, F. Norms other than RMSNorm keep
-    other multiples of their width (`KEPT_OF_NORM`), one less where only the residual stream reads their output. Of N
-    experts, of which a token takes C, the layer keeps what C feed-forwards of their width do, 2 E for each (what it
-    reads, what it gives), and 2 N + 9 C of the router; a gated shared expert's output E once more. With activation
-    checkpointing a layer keeps E, and one layer at a time is whole. Masks are not counted.
+    gradient. Of a feed-forward that isn't gated 2 F are kept instead of 4 F, with ReLU, whose output tells its slope,
+    F. Norms other than RMSNorm keep other multiples of their width (`KEPT_OF_NORM`), one less where only the residual
+    stream reads their output. Of N experts, of which a token takes C, the layer keeps what C feed-forwards of their
+    width do, 2 E for each (what it reads, what it gives), and 2 N + 9 C of the router; a gated shared expert's output E
+    once more. With activation checkpointing a layer keeps E, and one layer at a time is whole. Masks are not counted.
     Raises ValueError for an optimizer that isn't known.
     """
     if optimizer not in OPTIMIZER_SLOTS:

@@ -34,8 +34,8 @@ def initialize(model: Transformer, seed: int) -> None:
     | q, k, v, gate, up, head | normal, std 1 / sqrt(fan in) |
     | relative positions' matrices (r), low-rank attention's (e, f) | normal, std 1 / sqrt(fan in) |
     | o, down | normal, std 1 / sqrt(fan in) / sqrt(2 * layers): the residual stream keeps its size (GPT-2) |
-    | the same with `deepnorm` | normal, std gain * sqrt(2 / (fan in + fan out)) (Xavier); gain 1 for q, k, r, gate; \
-beta of `deepnorm.py` for v, o, up and down |
+    | the same with `deepnorm` | normal, std gain * sqrt(2 / (fan in + fan out)) (Xavier); gain 1 for q, k, r, e, f, \
+gate; beta of `deepnorm.py` for v, o, up and down |
     | pool_k, pool_v (pooled attention's convolutions) | the mean of a stretch |
     | biases, and those of relative positions (u, v) | 0 |
     | norm weights | 1; the last one 1 / sqrt(E) where the embedding is the head too, so that logits have std 1 |
