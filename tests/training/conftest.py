@@ -1,6 +1,7 @@
 """What the tests of this room share: a tiny model, and documents that repeat themselves so that they can be learnt."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,47 @@ import pytest
 import torch
 
 from handscroll.model import ModelConfig, Transformer
-from handscroll.training import TokenRow
+from handscroll.model.config import EmbeddingOptions
+from handscroll.model.heads import PretrainingOptions
+from handscroll.training import OBJECTIVES, Objective, TokenRow, Vocabulary
 
 VOCABULARY = 50
+# Every other entry ends a sentence.
+KNOWN = Vocabulary(VOCABULARY, {"mask": 47, "cls": 48, "sep": 49}, (0, 47, 48, 49), tuple(range(1, 47, 2)))
+
+
+@dataclass(frozen=True)
+class Example:
+    """An objective with the options that it has no defaults for, and what a model needs to be trained so."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
+ENCODER = {"mask": "bidirectional", "head": PretrainingOptions(), "embedding": EmbeddingOptions(segments=2)}
+EXAMPLES = {
+    "causal_lm": Example(),
+    "sft": Example(),
+    "masked_lm": Example({"vocabulary": KNOWN}, ENCODER),
+}
+
+
+@pytest.fixture(params=OBJECTIVES)
+def make_objective(request: pytest.FixtureRequest) -> Callable[..., Objective]:
+    """Every objective in turn, with changed options."""
+
+    def make(**options: Any) -> Objective:
+        objective: Objective = OBJECTIVES[request.param](**{**EXAMPLES[request.param].options, **options})
+        return objective
+
+    return make
+
+
+@pytest.fixture
+def suited(make_objective: Callable[..., Objective]) -> Mapping[str, Any]:
+    """How a model differs from `make_model`'s that the objective can train."""
+    kind = type(make_objective())
+    return next(EXAMPLES[name].model for name, each in OBJECTIVES.items() if each is kind)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """The contract of every objective, and each one's loss against a loss written out by hand."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,19 +11,21 @@ import torch.nn.functional as F
 
 from handscroll.model import Transformer
 from handscroll.model.heads import LmHeadOptions, MaskedLmOptions, NormalizedHeadOptions, SpanOptions
-from handscroll.training import OBJECTIVES, SFT, Batch, CausalLM, Objective, TokenRow, check_model
-from handscroll.training.objectives.causal_lm import supervised_places
-from handscroll.training.objectives.objective import TokenLoss
+from handscroll.training import SFT, Batch, CausalLM, Objective, TokenRow, check_model
+from handscroll.training.objectives.objective import TokenLoss, told_places
 
 RNG = torch.Generator()
 MakeModel = Callable[..., Transformer]
 MakeRows = Callable[..., list[TokenRow]]
+MakeObjective = Callable[..., Objective]
 
 
-@pytest.mark.parametrize("objective", [kind() for kind in OBJECTIVES.values()], ids=OBJECTIVES)
 @pytest.mark.parametrize("tied", [True, False])
-def test_contract(objective: Objective, tied: bool, make_model: MakeModel, make_rows: MakeRows) -> None:
-    models = {"model": make_model(tied_embeddings=tied, qkv_bias=True)}
+def test_contract(
+    make_objective: MakeObjective, suited: Mapping[str, Any], tied: bool, make_model: MakeModel, make_rows: MakeRows
+) -> None:
+    objective, models = make_objective(), {"model": make_model(tied_embeddings=tied, qkv_bias=True, **suited)}
+    check_model(objective, models["model"].config)
     rows = objective.prepare(models, make_rows(9, 6, 12, masked=True), RNG)
     batch = objective.make_batch([rows[:2], rows[2:]], RNG)
     loss = objective.loss(models, batch)
@@ -64,7 +66,7 @@ def test_few_supervised_places_have_the_loss_of_all(make_model: MakeModel, make_
     masks = [np.isin(np.arange(12), places) for places in ([3, 11], [1, 2, 7, 8])]
     rows = [TokenRow(row.ids, mask) for row, mask in zip((first, second), masks, strict=True)]
     batch = SFT().make_batch([[row] for row in rows], RNG)
-    places_BQ = supervised_places(batch.targets_BT)
+    places_BQ = told_places(batch.targets_BT != -100)
     assert places_BQ is not None
     assert places_BQ.shape == (2, 4)
     assert places_BQ[1].tolist() == [0, 1, 6, 7]
@@ -75,7 +77,7 @@ def test_few_supervised_places_have_the_loss_of_all(make_model: MakeModel, make_
 
 
 def test_mostly_supervised_rows_are_taken_whole() -> None:
-    assert supervised_places(torch.ones(2, 8, dtype=torch.int64)) is None
+    assert told_places(torch.ones(2, 8, dtype=torch.bool)) is None
 
 
 def test_crossbatch_sees_its_own_past_and_what_precedes_the_first_answer_of_others() -> None:
@@ -145,11 +147,22 @@ def test_layers_that_no_crossbatch_can_have(make_model: MakeModel, make_rows: Ma
         SFT(crossbatch=(1,), crossbatch_tokens=0)
 
 
-def test_options_reach_the_batch(make_rows: MakeRows) -> None:
-    for kind in OBJECTIVES.values():
-        batch = kind(pad_id=7, window=16).make_batch([make_rows(9, masked=True)], RNG)
-        assert batch.tokens_BT.shape == (1, 16)
-        assert batch.tokens_BT[0, 9:].tolist() == [7] * 7
+def test_options_reach_the_batch(make_objective: MakeObjective, make_rows: MakeRows) -> None:
+    objective = make_objective(pad_id=7, window=16)
+    batch = objective.make_batch([make_rows(9, masked=True)], RNG)
+    assert batch.tokens_BT.shape == (1, 16)
+    assert 9 <= batch.real_tokens <= 9 + objective.needs.room
+    assert batch.tokens_BT[0, batch.real_tokens :].tolist() == [7] * (16 - batch.real_tokens)
+    assert batch.supervised_tokens > 0
+
+
+def test_a_batch_is_a_function_of_rows_and_seed(make_objective: MakeObjective, make_rows: MakeRows) -> None:
+    objective, rows = make_objective(), make_rows(9, 12, 20, 7, masked=True)
+    one, other, third = (objective.make_batch([rows[:2], rows[2:]], RNG.manual_seed(seed)) for seed in (3, 3, 4))
+    assert torch.equal(one.tokens_BT, other.tokens_BT)
+    assert torch.equal(one.targets_BT, other.targets_BT)
+    assert all(torch.equal(labels_BT, other.labels[name]) for name, labels_BT in one.labels.items())
+    assert torch.equal(one.targets_BT, third.targets_BT) is not bool(objective.needs.roles)
 
 
 def test_an_empty_mask_is_an_error_that_says_what_to_do() -> None:

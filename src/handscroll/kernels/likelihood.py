@@ -36,12 +36,13 @@ class Likelihood(NamedTuple):
     """Negative log-likelihood in nats, summed, and the number of tokens that it is summed over.
 
     `sum` is a scalar with its graph, in float32 (float64 of float64 inputs), and holds smoothing and z-loss, too; `nll`
-    is without either, and without a graph.
+    is without either, and without a graph. `correct`: of how many tokens no logit is higher than the target's.
     """
 
     sum: Tensor
     count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody asks of two numbers
     nll: Tensor
+    correct: Tensor
 
 
 def cross_entropy_sum(
@@ -70,8 +71,9 @@ def cross_entropy_sum(
     differentiable = any(each is not None and each.requires_grad for each in (hidden_NE, weight_VE, bias_V))
     differentiate = torch.is_grad_enabled() and differentiable
     extra = Extra(label_smoothing, z_loss)
-    total, nll = _ChunkedCrossEntropy.apply(hidden_NE, weight_VE, bias_V, targets_N, chunk, extra, differentiate)  # type: ignore[no-untyped-call]
-    return Likelihood(total, count, nll)
+    given = (hidden_NE, weight_VE, bias_V, targets_N, chunk, extra, differentiate)
+    total, nll, correct = _ChunkedCrossEntropy.apply(*given)  # type: ignore[no-untyped-call]
+    return Likelihood(total, count, nll, correct)
 
 
 def cross_entropy_sum_dense(
@@ -90,7 +92,8 @@ def cross_entropy_sum_dense(
     total = F.cross_entropy(logits_NV, targets_N, ignore_index=ignore, reduction="sum", label_smoothing=label_smoothing)
     total = total + z_loss * logits_NV[targets_N != ignore].logsumexp(-1).square().sum()
     nll = F.cross_entropy(logits_NV.detach(), targets_N, ignore_index=ignore, reduction="sum")
-    return Likelihood(total, int((targets_N != ignore).sum()), nll)
+    correct = ((logits_NV.argmax(-1) == targets_N) & (targets_N != ignore)).sum()
+    return Likelihood(total, int((targets_N != ignore).sum()), nll, correct)
 
 
 class Extra(NamedTuple):
@@ -118,9 +121,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         chunk: int,
         extra: Extra,
         differentiate: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         exact, (smoothing, z) = _exact(hidden_NE), extra
         total, nll = torch.zeros(2, dtype=exact, device=hidden_NE.device).unbind()
+        correct = torch.zeros((), dtype=torch.int64, device=hidden_NE.device)
         # A low-precision model's chunks are summed in float32: many bfloat16 additions would lose the small ones.
         grad_weight_VE = torch.zeros_like(weight_VE, dtype=exact) if differentiate else None
         grad_hidden_NE = torch.empty_like(hidden_NE) if differentiate else None
@@ -135,6 +139,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             log_z_C = highest_C - probs_CV.amax(-1).log()
             nll_C = log_z_C - target_C1[:, 0]
             nll += nll_C.sum()
+            correct += (target_C1[:, 0] == highest_C).sum()
             if smoothing:
                 nll_C = torch.lerp(nll_C, log_z_C - logits_CV.mean(-1), smoothing)
             total += nll_C.sum() if not z else (nll_C + z * log_z_C.square()).sum()
@@ -154,8 +159,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if grad_weight_VE is not None:
             grad_bias_V = None if grad_bias_V is None or bias_V is None else grad_bias_V.to(bias_V.dtype)
             ctx.save_for_backward(grad_hidden_NE, grad_weight_VE.to(weight_VE.dtype), grad_bias_V)
-        ctx.mark_non_differentiable(nll)
-        return total, nll
+        ctx.mark_non_differentiable(nll, correct)
+        return total, nll, correct
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -22,6 +22,7 @@ LINE_START = re.compile(r"\n(?=\S)")
 LEARNS = {
     "causal_lm": "text, completion, messages".split(", "),
     "sft": "completion, messages".split(", "),
+    "masked_lm": "text, completion, messages".split(", "),
 }
 WAY_OUT = {
     "text": "give messages or prompt and completion, or objective: causal_lm",

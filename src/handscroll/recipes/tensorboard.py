@@ -36,6 +36,7 @@ class TensorBoardLog:
         if progress.evaluation is not None and progress.evaluation.step == progress.step:
             values["loss/evaluation"] = progress.evaluation.loss
             values["perplexity/evaluation"] = progress.evaluation.perplexity
+            values |= {f"{name}/evaluation": value for name, value in progress.evaluation.metrics.items()}
         for name, value in values.items():
             self._writer.add_scalar(name, value, progress.step)
         if progress.step == progress.steps:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from handscroll.training import parallel
-from handscroll.training.objectives.objective import Loss, Term
+from handscroll.training.objectives.objective import Loss, Share, Term
 
 
 class Averages(NamedTuple):
@@ -35,6 +35,7 @@ class Tally:
         self.counts: dict[str, Tensor | int] = defaultdict(int)
         self.weights: dict[str, float] = {}
         self.metrics: dict[str, float] = defaultdict(float)
+        self.shares: dict[str, Share] = {}
 
     def add(self, loss: Loss) -> None:
         for name, term in loss.terms.items():
@@ -42,27 +43,38 @@ class Tally:
             self.counts[name] += term.count
             self.weights[name] = term.weight
         for name, value in loss.metrics.items():
-            self.metrics[name] += value / self.batches
+            if isinstance(value, Share):
+                self._add_share(name, value)
+            else:
+                self.metrics[name] += value / self.batches
 
     def share(self) -> None:
         """Adds what the other processes have (mutates); their terms may be others than this one's."""
         if parallel.size() == 1:
             return
         terms = {name: (float(self.sums[name]), int(self.counts[name]), self.weights[name]) for name in self.sums}
-        everyone = parallel.gather((terms, dict(self.metrics)))
+        everyone = parallel.gather((terms, dict(self.metrics), self.shares))
         self.sums, self.counts, self.metrics = defaultdict(float), defaultdict(int), defaultdict(float)
-        for found, metrics in everyone:
+        self.shares = {}
+        for found, metrics, shares in everyone:
             for name, (total, count, weight) in found.items():
                 self.sums[name] += total
                 self.counts[name] += count
                 self.weights[name] = weight
             for name, value in metrics.items():
                 self.metrics[name] += value
+            for name, share in shares.items():
+                self._add_share(name, share)
 
     def averages(self) -> Averages:
         terms = {name: float(total / _at_least_one(self.counts[name])) for name, total in self.sums.items()}
         loss = sum(self.weights[name] * mean for name, mean in terms.items())
-        return Averages(loss, terms, dict(self.metrics))
+        shares = {name: share.some / max(1, share.all) for name, share in self.shares.items()}
+        return Averages(loss, terms, {**self.metrics, **shares})
+
+    def _add_share(self, name: str, share: Share) -> None:
+        some, every = self.shares.get(name, Share(0, 0))
+        self.shares[name] = Share(some + share.some, every + share.all)
 
 
 class Accumulator:

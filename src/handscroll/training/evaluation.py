@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,12 +52,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What the evaluation after `step` found. `perplexity` is that of a token; `is_best`: of all evaluations so far."""
+    """What the evaluation after `step` found. `perplexity` is that of a token; `is_best`: of all evaluations so far.
+
+    `metrics` are the objective's, such as how often a hidden token was told right.
+    """
 
     step: int
     loss: float
     perplexity: float
     is_best: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Standing:
         loss = likelihood_loss(averages.loss, averages.terms, averages.metrics)
         is_best = math.isfinite(loss) and (self.loss is None or loss < self.loss)
         standing = Standing(step, loss) if is_best else Standing(self.step, self.loss, self.missed + 1)
-        return standing, Evaluated(step, loss, math.exp(min(loss, 700.0)), is_best)
+        return standing, Evaluated(step, loss, math.exp(min(loss, 700.0)), is_best, averages.metrics)
 
 
 def likelihood_loss(loss: float, terms: Mapping[str, float], metrics: Mapping[str, float]) -> float:
@@ -81,4 +85,4 @@ def likelihood_loss(loss: float, terms: Mapping[str, float], metrics: Mapping[st
 
     Of an objective that smooths or penalizes it is the mean over batches.
     """
-    return metrics.get("nll", terms.get("likelihood", loss))
+    return metrics.get("nll", terms.get("likelihood", terms.get("mlm", loss)))

@@ -15,7 +15,7 @@ from handscroll.text import Tokenizer
 class Vocabulary:
     """`size` entries. `roles`: the ids of the control tokens that were asked for. `control`: those of all.
 
-    `sentence_ends`: the entries whose text ends as a sentence does.
+    `sentence_ends`: the entries whose text ends as a sentence does, and those that end a turn.
     """
 
     size: int
@@ -36,4 +36,4 @@ class Vocabulary:
             )
         found = {role: id_ for role, id_ in ids.items() if id_ is not None}
         control = tuple(tokenizer.special_tokens.values())
-        return cls(tokenizer.vocab_size, found, control, tokenizer.sentence_ends)
+        return cls(tokenizer.vocab_size, found, control, (*tokenizer.sentence_ends, *tokenizer.stop_ids))

@@ -44,5 +44,10 @@ class Pretraining(MaskedLm):
         self.relation = nn.Linear(config.width, RELATIONS)
 
     def forward(self, hidden_BTE: Tensor, layout: Layout, embedding_VE: Tensor) -> PretrainingLogits:  # type: ignore[override]  # a head's output is its own
-        pooled_BE = self.pooler(pool(hidden_BTE, layout, "first")).tanh()
-        return PretrainingLogits(self.logits(hidden_BTE, embedding_VE), self.relation(pooled_BE))
+        relation_BR = self.relate(pool(hidden_BTE, layout, "first"))
+        return PretrainingLogits(self.logits(hidden_BTE, embedding_VE), relation_BR)
+
+    def relate(self, first_NE: Tensor) -> Tensor:
+        """(N, 2), of the first token of each pair: several may stand in a row."""
+        relation_NR: Tensor = self.relation(self.pooler(first_NE).tanh())
+        return relation_NR

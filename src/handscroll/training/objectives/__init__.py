@@ -12,20 +12,23 @@ the docstring, and one line in `OBJECTIVES`; the contract tests in `tests/traini
 from typing import Any
 
 from handscroll.training.objectives.causal_lm import CausalLM
-from handscroll.training.objectives.objective import Loss, Models, Needs, Objective, Term, check_model
+from handscroll.training.objectives.masked_lm import MaskedLM
+from handscroll.training.objectives.objective import Loss, Models, Needs, Objective, Share, Term, check_model
 from handscroll.training.objectives.sft import SFT
 from handscroll.training.objectives.skipped_positions import SkippedPositions
 
-OBJECTIVES: dict[str, type[Any]] = {"causal_lm": CausalLM, "sft": SFT}
+OBJECTIVES: dict[str, type[Any]] = {"causal_lm": CausalLM, "sft": SFT, "masked_lm": MaskedLM}
 
 __all__ = [
     "OBJECTIVES",
     "SFT",
     "CausalLM",
     "Loss",
+    "MaskedLM",
     "Models",
     "Needs",
     "Objective",
+    "Share",
     "SkippedPositions",
     "Term",
     "check_model",

@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from handscroll.kernels.likelihood import CHUNK, IGNORE, cross_entropy_sum
 from handscroll.training.batch import Batch, TokenRow, Window, collate
-from handscroll.training.objectives.objective import Loss, Models, Term, TokenLoss
+from handscroll.training.objectives.objective import Loss, Models, Term, TokenLoss, told_places
 from handscroll.training.objectives.router import router_loss
-
-# Above this share of a row's places the last layer is as fast for all of them.
-MOST_PLACES = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,11 +48,11 @@ def token_loss(models: Models, batch: Batch, chunk: int, options: TokenLoss) -> 
     The last layer's router decides, and is judged, on the supervised places alone where these are few.
     """
     model, targets_BT = models["model"], batch.targets_BT
-    wanted_BQ = supervised_places(targets_BT)
+    wanted_BQ = told_places(targets_BT != IGNORE)
     if wanted_BQ is not None:
         targets_BT = targets_BT.gather(1, wanted_BQ)
     hidden = model.hidden(batch.tokens_BT, batch.layout, wanted_BQ=wanted_BQ, crossbatch=batch.crossbatch)
-    total, count, nll = cross_entropy_sum(
+    total, count, nll, _ = cross_entropy_sum(
         model.features(hidden.last_BTE.flatten(0, 1)),
         model.output_weight_VE,
         targets_BT.flatten(),
@@ -70,16 +66,3 @@ def token_loss(models: Models, batch: Batch, chunk: int, options: TokenLoss) -> 
     router = router_loss(hidden.aux, model.config.experts)
     terms = {"likelihood": Term(total, count), **router.terms}
     return Loss(terms, {**metrics, **router.metrics}, {"model": hidden.aux})
-
-
-def supervised_places(targets_BT: Tensor) -> Tensor | None:
-    """(B, Q): the places of each row's supervised targets; of rows with fewer than others some unsupervised ones too.
-
-    None where most of the longest row is supervised: then leaving places out saves less than it costs.
-    """
-    is_supervised_BT = targets_BT != IGNORE
-    most = int(is_supervised_BT.sum(1).max())
-    if most > MOST_PLACES * targets_BT.shape[1]:
-        return None
-    # A stable sort of booleans: supervised places first, each kind in its order.
-    return is_supervised_BT.sort(dim=1, descending=True, stable=True).indices[:, :most]

@@ -31,15 +31,22 @@ class Term(NamedTuple):
     weight: float = 1.0
 
 
+class Share(NamedTuple):
+    """A number that is only logged: how many of how many, added up over micro batches before it is divided."""
+
+    some: int
+    all: int
+
+
 class Loss(NamedTuple):
-    """Terms that are differentiated, and numbers that are only logged (averaged over micro batches).
+    """Terms that are differentiated, and numbers that are only logged: shares, or means of micro batches.
 
     `told`: by the name of a model that is trained, what its modules told in the forwards behind the terms
     (`Hidden.aux`); norms with running statistics have them from there.
     """
 
     terms: Mapping[str, Term]
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | Share]
     told: Mapping[str, Sequence[Told]] = MappingProxyType({})
 
 
@@ -105,6 +112,8 @@ WHY = {
     "causal": "this model's tokens see only what comes before them, and what is hidden is to be told from both sides",
     "prefix": "this model's tokens see both sides in a prefix alone, and what is hidden is to be told from both sides",
 }
+# Above this share of a row's places the last layer is as fast for all of them.
+MOST_PLACES = 0.5
 
 
 def check_model(objective: Objective, config: ModelConfig) -> None:
@@ -117,3 +126,15 @@ def check_model(objective: Objective, config: ModelConfig) -> None:
     if config.mask not in objective.needs.masks:
         allowed = " or ".join(f"mask={mask}" for mask in objective.needs.masks)
         raise ValueError(f"mask={config.mask}: {WHY[config.mask]}; use a model with {allowed}, or another objective")
+
+
+def told_places(is_told_BT: Tensor) -> Tensor | None:
+    """(B, Q): the places of each row that tell something; of rows with fewer than others some further ones, too.
+
+    None where most of the fullest row tell something: then leaving places out saves less than it costs.
+    """
+    most = int(is_told_BT.sum(1).max())
+    if most > MOST_PLACES * is_told_BT.shape[1]:
+        return None
+    # A stable sort of booleans: those that tell something first, each kind in its order.
+    return is_told_BT.sort(dim=1, descending=True, stable=True).indices[:, :most]
