@@ -39,6 +39,7 @@ SMALLER = {
     "handscroll tokenizer train": "--vocab-size 400",
     "handscroll train examples/pretrain.yaml": f"{NEW_MODEL} {ONE_STEP}",
     "handscroll train examples/experts.yaml": f"{NEW_MODEL} {ONE_STEP} model.experts.width=16 data.held_out=0.3",
+    "handscroll train examples/bert.yaml": f"model.width=32 model.layers=1 {ONE_STEP}",
     "handscroll train": ONE_STEP,
     "handscroll extend runs/pretrain/model": f"--to 256 {ONE_STEP}",
     "handscroll extend": "--to 256",
@@ -112,7 +113,7 @@ def named(folder: Path, encoder_folder: Path, tmp_path_factory: pytest.TempPathF
         (place / name).write_text("The quick brown fox jumps over the lazy dog. 天地玄黄。 " * 20, encoding="utf-8")
     export(place / "chronicle", seed=0, languages=("en",), size=1500, measure=lambda part: len(part) // 4)
     chat = [{"role": "user", "content": "Who jumps?"}, {"role": "assistant", "content": "The quick brown fox."}]
-    for name in ("chats.jsonl", "pairs.jsonl", "gsm8k.jsonl"):
+    for name in ("chats.jsonl", "pairs.jsonl", "gsm8k.jsonl", "people.jsonl"):
         (place / name).write_text((json.dumps({"messages": chat}) + "\n") * 40, encoding="utf-8")
     return place
 

@@ -96,6 +96,26 @@ MISTAKES = {
         ["data", "inspect", "text.txt", "--objective", "causal_lm", "--objective.z_los=1"],
         "did you mean objective.z_loss?",
     ),
+    "a tokenizer without a mask": (
+        ["data", "inspect", "text.txt", "--tokenizer", "model", "--objective", "masked_lm"],
+        "masked_lm needs a control token as mask, cls, sep, and the tokenizer of model has none",
+    ),
+    "training masks with such a tokenizer": (
+        ["train", "recipe.yaml", "objective=masked_lm", "tokenizer={from: model}", "model.mask=bidirectional"],
+        "masked_lm needs a control token as mask, cls, sep, and the tokenizer of model has none",
+    ),
+    "masks of a causal model": (
+        ["train", "recipe.yaml", "objective=masked_lm"],
+        "mask=causal: this model's tokens see only what comes before them",
+    ),
+    "next tokens of an encoder": (
+        ["train", "recipe.yaml", "model.mask=bidirectional"],
+        "use a model with mask=causal or mask=prefix",
+    ),
+    "next sentences without their head": (
+        ["train", "recipe.yaml", "objective=masked_lm", "model.mask=bidirectional"],
+        "use head=pretraining, or next_sentence=false",
+    ),
     "text for sft": (
         ["data", "inspect", "text.txt", "--tokenizer", "model", "--objective", "sft"],
         "text.txt: a row of kind text, and sft learns from completion, messages",

@@ -93,6 +93,32 @@ def test_examples_run_one_after_the_other(run: Run) -> None:
     assert extended.code == 0, extended.err
 
 
+def test_the_bert_example_hides_learns_and_fills(run: Run) -> None:
+    people = ["data", "tasks", "--task", "chronicle", "--tokens", "60", "--questions", "2", "--count", "40"]
+    assert run(*people, "--language", "en", "--restated", "--out", "people.jsonl").code == 0
+    looked = run("data", "inspect", "people.jsonl", "--objective", "masked_lm", "--objective.masked=0.4")
+    assert looked.code == 0, looked.err
+    assert re.search(r"people.jsonl:1: messages, \d+ tokens, \d+ learnt, next [01], parts 2", looked.out)
+    assert "\u27e6<|mask|>\u2192" in looked.out
+    result = json.loads(run("data", "inspect", "people.jsonl", "--objective", "masked_lm", "--json").out)
+    first = result["shown"][0]
+    hidden = [piece for piece in first["views"][0] if piece["supervised"]]
+    assert hidden
+    assert all(piece["hides"] for piece in hidden)
+    assert first["labels"]["parts"] == [2]
+    assert "supervised_tokens" not in result
+    assert json.loads(run("data", "inspect", "people.jsonl", "--objective", "masked_lm", "--json").out) == result
+    small = ["model.width=16", "model.layers=1", "model.heads=2", "tokenizer.vocab_size=300", "train.steps=2"]
+    trained = run("train", str(EXAMPLES / "bert.yaml"), *small, "train.windows_per_step=2", "data.held_out=0.1")
+    assert trained.code == 0, trained.err
+    line = json.loads(Path("runs/bert/log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert line["terms"].keys() == {"mlm", "nsp"}
+    shares = {"mlm_accuracy", "nsp_accuracy", "alone"}
+    assert line["metrics"].keys() == line["evaluation"]["metrics"].keys() == shares
+    filled = run("fill", "runs/bert/model", "She lives in <|mask|>.", "--json")
+    assert filled.code == 0, filled.err
+
+
 def test_the_lossless_example_runs(run: Run) -> None:
     written = ["data", "tasks", "--task", "chronicle", "--tokens", "340", "--questions", "6", "--count", "4"]
     ran = run(*written, "--restated", "--out", "lossless.jsonl")

@@ -92,7 +92,10 @@ MISTAKES = {
     "no files": ("data.files=[]", "data.files: no file is named: give at least one"),
     "a number for a file": ("data.files=[3]", "data.files.0=3: it must be text"),
     "no folder": ("out=''", 'out="": it must not be empty'),
-    "unknown objective": ("objective=stf", "objective.name=stf is unknown; did you mean sft? Known are causal_lm, sft"),
+    "unknown objective": (
+        "objective=stf",
+        "objective.name=stf is unknown; did you mean sft? Known are causal_lm, sft, masked_lm",
+    ),
     "an option of another objective": (
         "objective.crossbatch=[0]",
         "objective.crossbatch is an option of objective.name=sft: choose that, or leave it out",

@@ -1,7 +1,9 @@
 """The contract of every objective, and each one's loss against a loss written out by hand."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,20 @@ import torch.nn.functional as F
 
 from handscroll.model import Transformer
 from handscroll.model.heads import LmHeadOptions, MaskedLmOptions, NormalizedHeadOptions, SpanOptions
-from handscroll.training import SFT, Batch, CausalLM, Objective, TokenRow, check_model
+from handscroll.training import (
+    SFT,
+    Batch,
+    CausalLM,
+    Evaluation,
+    Objective,
+    PackedSource,
+    Progress,
+    TokenRow,
+    TrainOptions,
+    check_model,
+    checkpoint,
+    train,
+)
 from handscroll.training.objectives.objective import TokenLoss, told_places
 
 RNG = torch.Generator()
@@ -37,6 +52,32 @@ def test_contract(
     # Norms with running statistics have them from what a loss hands over.
     models["model"] = make_model(tied_embeddings=tied, norm="batch").train()
     assert len(objective.loss(models, batch).told["model"]) == 5
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    make_objective: MakeObjective, suited: Mapping[str, Any], make_model: MakeModel, make_rows: MakeRows, tmp_path: Path
+) -> None:
+    """With two micro batches a step, several texts a window, and an evaluation."""
+    objective = make_objective()
+    rows = make_rows(9, 14, 20, 11, 9, 16, masked=True)
+    source = PackedSource(rows, 32, 2, seed=3, accumulation=2, room=objective.needs.room)
+    options = TrainOptions(4, accumulation=2, checkpoint_every=2)
+    evaluation = Evaluation([source.windows(9, 0)], every=2)
+
+    def run(folder: Path, steps: int = 4) -> list[Progress]:
+        model = {"model": make_model(**suited)}
+        found = train(model, objective, source, options, folder, resume=True, evaluation=evaluation)
+        return [*itertools.islice(found, steps)]
+
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "stopped", 2)
+    resumed = run(tmp_path / "stopped")
+    assert [step.step for step in resumed] == [3, 4]
+    for ours, theirs in zip(resumed, whole[2:], strict=True):
+        assert (ours.loss, ours.terms, ours.metrics) == (theirs.loss, theirs.terms, theirs.metrics)
+    assert resumed[-1].evaluation == whole[-1].evaluation
+    last = [tmp_path / name / "step-000004" / checkpoint.MODEL for name in ("whole", "stopped")]
+    assert last[0].read_bytes() == last[1].read_bytes()
 
 
 def by_hand(model: Transformer, row: TokenRow, supervised: np.ndarray) -> torch.Tensor:
