@@ -129,10 +129,9 @@ class MaskedLM:
         return is_end_V
 
     def _framed(self, pair: Pair) -> Framed:
-        cls, sep = (self.vocabulary.roles[role] for role in ("cls", "sep"))
-        parts = [pair.first] if pair.second is None else [pair.first, pair.second]
-        closed = [np.append(part, sep) for part in parts]
-        return Framed(np.concatenate([np.array([cls]), *closed]), len(pair.first) + 2, pair.label)
+        cls, sep = ([self.vocabulary.roles[role]] for role in ("cls", "sep"))
+        second = [] if pair.second is None else [pair.second, sep]
+        return Framed(np.concatenate([cls, pair.first, sep, *second]), len(pair.first) + 2, pair.label)
 
 
 def follows(model: Transformer, first_NE: Tensor, label_N: Tensor) -> tuple[Term, Share]:
