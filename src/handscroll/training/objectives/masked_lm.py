@@ -28,6 +28,7 @@ from handscroll.training.batch import Batch, TokenRow, Window, collate
 from handscroll.training.objectives.hiding import choose, hide
 from handscroll.training.objectives.objective import Loss, Models, Needs, Share, Term, told_places
 from handscroll.training.objectives.pairs import Pair, make_pairs
+from handscroll.training.objectives.router import router_loss
 from handscroll.training.vocabulary import Vocabulary
 
 # Labels of the first token of each text: whether the second part follows, and how many parts there are.
@@ -97,7 +98,8 @@ class MaskedLM:
         model, targets_BT = models["model"], batch.targets_BT
         next_BT = batch.labels.get(NEXT, torch.full_like(targets_BT, IGNORE))
         wanted_BQ = told_places((targets_BT != IGNORE) | (next_BT != IGNORE))
-        hidden_BTE = model.hidden(batch.tokens_BT, batch.layout, wanted_BQ=wanted_BQ).last_BTE
+        hidden = model.hidden(batch.tokens_BT, batch.layout, wanted_BQ=wanted_BQ)
+        hidden_BTE = hidden.last_BTE
         if wanted_BQ is not None:
             targets_BT, next_BT = targets_BT.gather(1, wanted_BQ), next_BT.gather(1, wanted_BQ)
         is_hidden_BT = targets_BT != IGNORE
@@ -114,7 +116,8 @@ class MaskedLM:
             terms["nsp"], metrics["nsp_accuracy"] = follows(model, hidden_BTE[is_first_BT], next_BT[is_first_BT])
             parts_BT = batch.labels[PARTS]
             metrics["alone"] = Share(int((parts_BT == 1).sum()), int((parts_BT != IGNORE).sum()))
-        return Loss(terms, metrics)
+        router = router_loss(hidden.aux, model.config.experts)
+        return Loss({**terms, **router.terms}, {**metrics, **router.metrics})
 
     @cached_property
     def _is_control_V(self) -> Tensor:
