@@ -111,6 +111,8 @@ def test_the_bert_example_hides_learns_and_fills(run: Run) -> None:
     small = ["model.width=16", "model.layers=1", "model.heads=2", "tokenizer.vocab_size=300", "train.steps=2"]
     trained = run("train", str(EXAMPLES / "bert.yaml"), *small, "train.windows_per_step=2", "data.held_out=0.1")
     assert trained.code == 0, trained.err
+    assert 'handscroll fill runs/bert/model "Once upon a <|mask|>."' in trained.out
+    assert re.search(r"mlm_accuracy 0\.\d+, nsp_accuracy [01]\.\d+, alone [01]\.\d+", trained.out.replace("\n", " "))
     line = json.loads(Path("runs/bert/log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert line["terms"].keys() == {"mlm", "nsp"}
     shares = {"mlm_accuracy", "nsp_accuracy", "alone"}

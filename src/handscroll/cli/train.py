@@ -167,10 +167,24 @@ def _train(recipe: Recipe, people: Console, resume: bool, as_json: bool) -> None
         people.print(
             f"It is that of step {best['step']:,}, the best of {len(evaluations(log)):,} evaluations: "
             f"loss {best['loss']:.3f}, perplexity {best['perplexity']:,.2f}"
+            + "".join(f", {name} {value:.3f}" for name, value in best["metrics"].items())
         )
     people.print(f"The report is {out / REPORT}: one page, open it in a browser.")
+    if recipe.objective.name == "masked_lm":
+        people.print(f'\nGo on with:\n  handscroll fill {out / MODEL} "Once upon a {mask_of(out / MODEL)}."', markup=False)
+        return
     cache = "" if isinstance(load_shapes(out / MODEL).config.attention, GroupedQueryOptions) else " --cache full"
     people.print(f'\nGo on with:\n  handscroll generate {out / MODEL} "Once upon a time"{cache}')
+
+
+def mask_of(model: Path) -> str:
+    """How the tokenizer of a model that was trained on masks writes one."""
+    from handscroll.text import Tokenizer
+
+    tokenizer = Tokenizer.load(model)
+    mask = tokenizer.role_id("mask")
+    assert mask is not None
+    return tokenizer.decode([mask])
 
 
 def _dry_run(recipe: Recipe, people: Console, measure: bool, as_json: bool) -> None:

@@ -117,7 +117,7 @@ class MaskedLM:
             parts_BT = batch.labels[PARTS]
             metrics["alone"] = Share(int((parts_BT == 1).sum()), int((parts_BT != IGNORE).sum()))
         router = router_loss(hidden.aux, model.config.experts)
-        return Loss({**terms, **router.terms}, {**metrics, **router.metrics})
+        return Loss({**terms, **router.terms}, {**metrics, **router.metrics}, {"model": hidden.aux})
 
     @cached_property
     def _is_control_V(self) -> Tensor:
