@@ -50,7 +50,7 @@ def test_contract(
     without = [name for name, p in models["model"].named_parameters() if p.grad is None or not p.grad.any()]
     assert [name for name in without if not name.endswith("attention.k.bias")] == []
     # Norms with running statistics have them from what a loss hands over.
-    models["model"] = make_model(tied_embeddings=tied, norm="batch").train()
+    models["model"] = make_model(tied_embeddings=tied, norm="batch", **suited).train()
     assert len(objective.loss(models, batch).told["model"]) == 5
 
 

@@ -171,7 +171,8 @@ def _train(recipe: Recipe, people: Console, resume: bool, as_json: bool) -> None
         )
     people.print(f"The report is {out / REPORT}: one page, open it in a browser.")
     if recipe.objective.name == "masked_lm":
-        people.print(f'\nGo on with:\n  handscroll fill {out / MODEL} "Once upon a {mask_of(out / MODEL)}."', markup=False)
+        text = f"Once upon a {mask_of(out / MODEL)}."
+        people.print(f'\nGo on with:\n  handscroll fill {out / MODEL} "{text}"', markup=False)
         return
     cache = "" if isinstance(load_shapes(out / MODEL).config.attention, GroupedQueryOptions) else " --cache full"
     people.print(f'\nGo on with:\n  handscroll generate {out / MODEL} "Once upon a time"{cache}')
