@@ -167,7 +167,7 @@ def _train(recipe: Recipe, people: Console, resume: bool, as_json: bool) -> None
         people.print(
             f"It is that of step {best['step']:,}, the best of {len(evaluations(log)):,} evaluations: "
             f"loss {best['loss']:.3f}, perplexity {best['perplexity']:,.2f}"
-            + "".join(f", {name} {value:.3f}" for name, value in best["metrics"].items())
+            + "".join(f", {name} {value:.3f}" for name, value in best.get("metrics", {}).items())
         )
     people.print(f"The report is {out / REPORT}: one page, open it in a browser.")
     if recipe.objective.name == "masked_lm":
