@@ -73,7 +73,7 @@ def generate(
     prompt: Prompt,
     *,
     context: str = "",
-    cache: str | Mapping[str, Any] | Policy = "block_memory",
+    cache: str | Mapping[str, Any] | Policy | None = None,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
@@ -84,7 +84,8 @@ def generate(
     """Continues a text, or answers a conversation ([{"role": "user", "content": ...}]); yields `Token(id, text)`.
 
     `context` is a text of any length that is read before the prompt, such as the book that a question is about.
-    `cache` is the way of remembering: "block_memory", {"policy": "sliding_window", "window": 256}, or a policy.
+    `cache` is the way of remembering: "block_memory", {"policy": "sliding_window", "window": 256}, or a policy. None is
+    block_memory, or full for a model that reads what it continues in both directions.
     Temperature 0 is greedy; above it, tokens are drawn by `seed`. `stop_ids` end the text (default: the tokenizer's).
     `on_read(done, total)` is called while a long prompt is read, in tokens. `options`:
 

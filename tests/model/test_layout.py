@@ -7,9 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from handscroll.model import Layout, ModelConfig, Transformer
+from handscroll.model import Layout
 from handscroll.model.layout import visible
-from handscroll.model.position import AlibiOptions, LearnedOptions, RelativeOptions
 
 
 def test_rows() -> None:
@@ -95,21 +94,3 @@ def test_text_lengths_of_documents() -> None:
     assert layout.text_lengths(layout.pick(torch.tensor([[4, 0], [5, 1]]))).tolist() == [[3, 2], [1, 5]]
     whole = Layout(index_BT[1:], index_BT[1:, :, None])
     assert whole.text_lengths().tolist() == [[6] * 6]
-
-
-def test_rows_that_skip_positions_stand_each_for_itself() -> None:
-    """As uniform rows do whose positions an objective has moved, each row's otherwise."""
-    rows = Layout.rows([6, 6])
-    assert rows.row_positions.tolist() == [0, 1, 2, 3, 4, 5]
-    skipped = dataclasses.replace(rows, positions_BTP=rows.positions_BTP + torch.tensor([[[0]], [[9]]]))
-    assert skipped.is_uniform
-    assert torch.equal(skipped.row_positions, skipped.positions_BTP[..., 0])
-    assert torch.equal(skipped.axis(1), torch.zeros(2, 6, dtype=torch.long))
-    for options in (AlibiOptions(), RelativeOptions(), LearnedOptions()):
-        model = Transformer(ModelConfig(9, 16, 1, 2, 2, 8, 16, 20, position=options))
-        tokens_BT = torch.arange(6).expand(2, -1)
-        moved = dataclasses.replace(skipped, positions_BTP=skipped.positions_BTP.clone())
-        moved.positions_BTP[1, 3:] += 5
-        both = model(tokens_BT, moved)
-        alone = model(tokens_BT[1:], dataclasses.replace(Layout.rows([6]), positions_BTP=moved.positions_BTP[1:]))
-        torch.testing.assert_close(both[1], alone[0], atol=1e-5, rtol=0)

@@ -191,13 +191,13 @@ def test_whom_a_token_of_packed_documents_sees(mask: str) -> None:
     assert torch.equal(seen(mask, layout), sees)
 
 
-@pytest.mark.parametrize("mask", ["bidirectional", "prefix"])
-def test_a_cache_is_refused(mask: str) -> None:
+@pytest.mark.parametrize(("mask", "policy"), [("bidirectional", "full"), ("prefix", "block_memory")])
+def test_a_cache_is_refused(mask: str, policy: str) -> None:
     from handscroll.kvcache import make_policy
 
     model = Transformer(changed(mask=mask))
-    cache = make_policy("full").start(model.config, model.position, 2)
-    with pytest.raises(ValueError, match=rf"mask={mask}.*without a cache"):
+    cache = make_policy(policy).start(model.config, model.position, 2)
+    with pytest.raises(ValueError, match=rf"mask={mask}.*(without a cache|use full)"):
         model(TOKENS_BT, cache=cache)
 
 

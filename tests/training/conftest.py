@@ -11,11 +11,13 @@ import torch
 from handscroll.model import ModelConfig, Transformer
 from handscroll.model.config import EmbeddingOptions
 from handscroll.model.heads import PretrainingOptions
-from handscroll.training import OBJECTIVES, Objective, TokenRow, Vocabulary
+from handscroll.model.position import Rope2dOptions
+from handscroll.training import GLM, OBJECTIVES, Objective, TokenRow, Vocabulary
 
 VOCABULARY = 50
 # Every other entry ends a sentence.
 KNOWN = Vocabulary(VOCABULARY, {"mask": 47, "cls": 48, "sep": 49}, (0, 47, 48, 49), tuple(range(1, 47, 2)))
+BLANKS = Vocabulary(VOCABULARY, {role: 45 + number for number, role in enumerate(GLM.needs.roles)})
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ EXAMPLES = {
     "causal_lm": Example(),
     "sft": Example(),
     "masked_lm": Example({"vocabulary": KNOWN}, ENCODER),
+    "prefix_lm": Example({}, {"mask": "prefix"}),
+    "glm": Example({"vocabulary": BLANKS}, {"mask": "prefix", "position": Rope2dOptions()}),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,8 +38,8 @@ def ask(
     cache: Annotated[
         str | None,
         typer.Option(
-            help="With --file, the way of remembering: block_memory if none is given, full, sliding_window and others. "
-            "Its options follow with a dot, such as --cache.window=256.",
+            help="With --file, the way of remembering: block_memory if none is given (full for a model that reads in "
+            "both directions), sliding_window and others. Its options follow with a dot, such as --cache.window=256.",
             show_default=False,
         ),
     ] = None,
@@ -78,17 +78,26 @@ def ask(
     if memory is not None and (cache is not None or ctx.meta.get(DOTTED)):
         raise ValueError(f"{memory} has a way of remembering of its own: leave --cache out, or read again with --file")
     loaded = handscroll.load(model, dtype=dtype, device=device)
-    from handscroll.kvcache import describe
+    from handscroll.kvcache import describe, make_policy, usual_policy
     from handscroll.recipes.ask import ask as answer
+    from handscroll.recipes.ask import ask_anew
 
-    if memory is not None:
-        from handscroll.recipes.read import open_memory
-
-        opened = open_memory(memory, loaded.model, loaded.tokenizer)
-    else:
-        opened = _read(loaded, model, file or [], {"policy": cache or "block_memory", **options})
+    chosen = {"policy": cache or usual_policy(loaded.model.config), **options}
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    answers = [answer(loaded.model, loaded.tokenizer, opened, question, **settings) for question in questions]
+    answers: list[Iterator[Token] | Iterator[Token | Passage]] = []
+    if memory is None and loaded.model.config.mask == "prefix":
+        from handscroll.recipes.generate import context_ids
+        from handscroll.text import read_texts
+
+        text = "\n".join(read_texts(file or []))
+        policy, tokens_read = make_policy(chosen), len(context_ids(loaded.tokenizer, text))
+        for question in questions:
+            answers.append(ask_anew(loaded.model, loaded.tokenizer, text, question, cache=chosen, **settings))
+    else:
+        opened = _remembered(loaded, model, memory, file or [], chosen)
+        policy, tokens_read = opened.policy, opened.cache.lengths[0]
+        for question in questions:
+            answers.append(answer(loaded.model, loaded.tokenizer, opened, question, **settings))
     opening = time.perf_counter() - started
     found = []
     for question, items in zip(questions, answers, strict=True):
@@ -99,20 +108,23 @@ def ask(
         print_json(
             {
                 "answers": found,
-                "tokens_read": opened.cache.lengths[0],
-                "cache": describe(opened.policy),
+                "tokens_read": tokens_read,
+                "cache": describe(policy),
                 "seconds_opening": round(opening, 3),
             }
         )
 
 
-def _read(loaded: Loaded, name: str, files: list[Path], policy: dict[str, Any]) -> Memory:
-    from handscroll.recipes.read import begin
+def _remembered(loaded: Loaded, name: str, memory: Path | None, files: list[Path], policy: dict[str, Any]) -> Memory:
+    """What was saved of a text, or is read of the files now."""
+    from handscroll.recipes.read import begin, open_memory
     from handscroll.text import read_texts
 
-    memory = begin(loaded.model, loaded.tokenizer, "\n".join(read_texts(files)), policy, name)
-    show_reading(console(True), loaded, memory, None)
-    return memory
+    if memory is not None:
+        return open_memory(memory, loaded.model, loaded.tokenizer)
+    begun = begin(loaded.model, loaded.tokenizer, "\n".join(read_texts(files)), policy, name)
+    show_reading(console(True), loaded, begun, None)
+    return begun
 
 
 def _told(items: Iterable[Token | Passage], as_json: bool) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def chat(
             show_default=False,
         ),
     ] = None,
-    cache: CacheName = "block_memory",
+    cache: CacheName = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     system: Annotated[str, typer.Option(help="A system message to begin with.", show_default=False)] = "",
@@ -84,7 +84,7 @@ def chat(
       handscroll chat quickstart/model --file book.txt --temperature 0.7 --top-p 0.9
       printf 'Who was the teacher of Anna Berg?\\n/stats\\n' | handscroll chat quickstart/model --file book.txt
     """
-    policy = {"policy": cache, **dotted(ctx, "cache")}
+    cache_options = dotted(ctx, "cache")
     options = decoding_options(ctx)
     texts = ""
     if file:
@@ -92,12 +92,14 @@ def chat(
 
         texts = "\n".join(read_texts(file))
     import handscroll
+    from handscroll.kvcache import usual_policy
     from handscroll.recipes.chat import Chat
     from handscroll.recipes.decoding import make_decoding
 
     loaded = handscroll.load(model, dtype=dtype, device=device)
     stop_ids = (*loaded.tokenizer.stop_ids, *(stop_id or ()))
     decoding = make_decoding(stop_ids=stop_ids, **options)
+    policy = {"policy": cache or usual_policy(loaded.model.config), **cache_options}
     session = Chat(loaded.model, loaded.tokenizer, policy, decoding, system=system, maker=model)
     screen = Screen()
     if file:

@@ -45,10 +45,11 @@ Dtype = Annotated[
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, or auto, a GPU where there is one.")]
 # Of verbs that talk.
 CacheName = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="The way of remembering: full, sliding_window, attention_sinks or block_memory. Its options follow "
-        "with a dot, such as --cache.window=256."
+        help="The way of remembering: full, sliding_window, attention_sinks or block_memory, which is the default but "
+        "for models that read a prompt in both directions. Its options follow with a dot, such as --cache.window=256.",
+        show_default=False,
     ),
 ]
 

@@ -55,7 +55,7 @@ def generate(
             help="A text that is read before the prompt, of any length: txt, md or jsonl.", show_default=False
         ),
     ] = None,
-    cache: CacheName = "block_memory",
+    cache: CacheName = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     chat: Annotated[
@@ -99,7 +99,7 @@ def generate(
       handscroll generate quickstart/model "Once upon a time" --beams 4
       handscroll generate quickstart/model "Once" --cache sliding_window --cache.window=256
     """
-    policy = {"policy": cache, **dotted(ctx, "cache")}
+    cache_options = dotted(ctx, "cache")
     options = decoding_options(ctx)
     if logprobs is not None and not as_json:
         raise ValueError(f"--logprobs {logprobs}: log-probabilities are told as JSON; add --json")
@@ -107,8 +107,10 @@ def generate(
     if chat and not text.strip():
         raise ValueError("--chat answers a message: give it as PROMPT")
     import handscroll
+    from handscroll.kvcache import usual_policy
 
     loaded = handscroll.load(model, dtype=dtype, device=device)
+    policy = {"policy": cache or usual_policy(loaded.model.config), **cache_options}
     asked: Prompt = [{"role": "user", "content": text}] if chat else text
     started, total = time.perf_counter(), 0
     with showing(console(True)) as display:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from handscroll.generation.engine import CHUNK, check_options, read_to_end, step_on
+from handscroll.generation.frames import Frame, alike
 from handscroll.generation.options import Sampling
 from handscroll.generation.sampling import penalized
 from handscroll.generation.seen import Seen
@@ -63,13 +64,15 @@ def beam_search(
     chunk: int = CHUNK,
     breaks: Sequence[int] = (),
     before: Sequence[int] = (),
+    frame: Frame | None = None,
 ) -> list[Hypothesis]:
     """Continuations of the one row of the cache (mutates) after the prompt, at most as many as beams, the best first.
 
     Bias and penalties of `sampling` change the log-probabilities; nothing is drawn. `before` is what was read already.
+    `frame`: how the row is read.
     """
     check_options(model, sampling, max_new_tokens)
-    last_BE = read_to_end(model, [prompt], cache, chunk, breaks)
+    last_BE = read_to_end(model, [prompt], cache, chunk, breaks, alike(frame, 1))
     vocab_size, stops = model.config.vocab_size, set(stop_ids)
     seen = Seen(sampling.penalties, [[*before, *prompt]], vocab_size, last_BE.device)
     beams: list[list[int]] = [[]]
@@ -102,7 +105,7 @@ def beam_search(
         sums_B = sums_C[going]
         said = [tokens[place] for place in going]
         seen.add(range(len(said)), said)
-        last_BE = step_on(model, said, cache, breaks)
+        last_BE = step_on(model, said, cache, breaks, alike(frame, len(said)))
     return finished
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from handscroll.generation.engine import CHUNK, Emitted, check_options, decode, read_to_end
+from handscroll.generation.frames import Frame, alike
 from handscroll.generation.options import Sampling
 from handscroll.generation.sampling import Sampler
 from handscroll.model import Cache, Transformer
@@ -28,13 +29,15 @@ def samples(
     before: Sequence[int] = (),
     logprobs: int = 0,
     ended: set[int] | None = None,
+    frame: Frame | None = None,
 ) -> Iterator[Emitted]:
     """Tokens of `count` samples, with log-probabilities; sample i, row i, is what `generate` draws from `seed` + i.
 
     The one row of the cache reads the prompt (mutates). `before`: what it has read already. `ended`: see `decode`.
+    `frame`: how the row is read.
     """
     check_options(model, sampling, max_new_tokens, logprobs)
-    last_BE = read_to_end(model, [prompt], cache, chunk, breaks)
+    last_BE = read_to_end(model, [prompt], cache, chunk, breaks, alike(frame, 1))
     seeds = [sampling.seed + row for row in range(count)]
     sampler = Sampler(sampling, count, read=[[*before, *prompt]] * count, seeds=seeds)
     yield from decode(
@@ -47,4 +50,5 @@ def samples(
         breaks=breaks,
         logprobs=logprobs,
         ended=ended,
+        frames=alike(frame, count),
     )

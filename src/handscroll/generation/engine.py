@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from handscroll.generation.frames import Frame, framed, usual_frames
 from handscroll.generation.options import Sampling
 from handscroll.generation.sampling import Logprobs, Sampler, logprobs_of
 from handscroll.model import Cache, Layout, ModelConfig, Transformer
@@ -51,16 +52,20 @@ def read(
     only_last: bool = False,
     breaks: Sequence[int] = (),
     more: int = 0,
+    frames: Sequence[Frame] | None = None,
 ) -> Iterator[Read]:
     """Feeds each row's tokens to its row of the cache (mutates), `chunk` at a time; rows may differ in length.
 
     `only_last`: of each chunk only the hidden states of each row's last token in it, (B, 1, E), are computed.
     `breaks`: tokens that end a sentence, for a cache whose blocks end there.
     `more`: tokens of the same texts that a later call brings, for a cache that goes by a text's length or end.
+    `frames`, one a row: a prefix that is read in both directions, and hence in one chunk; None: each token sees what is
+    before it.
     """
     _check(prompts, cache, model)
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: at least 1 token is read at a time")
+    chunk = max(chunk, *(frame.prefix for frame in frames or [Frame(0)]))
     total = max(len(prompt) for prompt in prompts)
     totals = [held + len(prompt) + more for held, prompt in zip(cache.lengths, prompts, strict=True)]
     for first in range(0, total, chunk):
@@ -71,6 +76,7 @@ def read(
         layout = Layout.rows(
             lengths, cache.lengths, totals=totals, device=model.device, ends_BT=_ends(tokens_BT, breaks)
         )
+        layout = layout if frames is None else framed(layout, frames)
         with torch.inference_mode():
             wanted_BQ = _last_places(lengths, model.device)[:, None] if only_last else None
             hidden = model.hidden(tokens_BT.to(model.device), layout, cache, wanted_BQ)
@@ -89,15 +95,16 @@ def generate(
     breaks: Sequence[int] = (),
     before: Sequence[Sequence[int]] | None = None,
     logprobs: int | None = None,
+    frames: Sequence[Frame] | None = None,
 ) -> Iterator[Emitted]:
     """Continues every row of the cache after its prompt (mutates); rows end at a stop token or after `max_new_tokens`.
 
     Rows that have ended leave the batch once they are half of it. `before`: what each row of the cache has read
     already, for penalties. `logprobs`: of how many of the likeliest tokens log-probabilities are told besides the
-    chosen one's; None: of none.
+    chosen one's; None: of none. `frames`: how each row is read (None: as `read_to_end` does).
     """
     check_options(model, sampling, max_new_tokens, logprobs)
-    last_BE = read_to_end(model, prompts, cache, chunk, breaks)
+    last_BE = read_to_end(model, prompts, cache, chunk, breaks, frames)
     whole = [[*early, *late] for early, late in zip(before or [[]] * len(prompts), prompts, strict=True)]
     sampler = Sampler(sampling, len(prompts), read=whole)
     yield from decode(
@@ -109,15 +116,25 @@ def generate(
         stop_ids=stop_ids,
         breaks=breaks,
         logprobs=logprobs,
+        frames=frames,
     )
 
 
 def read_to_end(
-    model: Transformer, prompts: Sequence[Sequence[int]], cache: Cache, chunk: int = CHUNK, breaks: Sequence[int] = ()
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    cache: Cache,
+    chunk: int = CHUNK,
+    breaks: Sequence[int] = (),
+    frames: Sequence[Frame] | None = None,
 ) -> Tensor:
-    """Reads the prompts (mutates the cache); the hidden states (B, E) of each row's last token."""
+    """Reads the prompts (mutates the cache); the hidden states (B, E) of each row's last token.
+
+    Without `frames` a model of mask=prefix takes whole prompts as prefixes.
+    """
+    frames = usual_frames(model, prompts, cache) if frames is None else frames
     last_BE: Tensor | None = None
-    for progress in read(model, prompts, cache, chunk, only_last=True, breaks=breaks):
+    for progress in read(model, prompts, cache, chunk, only_last=True, breaks=breaks, frames=frames):
         last_BE = _last_states(progress, last_BE)
     assert last_BE is not None
     return last_BE
@@ -134,6 +151,7 @@ def decode(
     breaks: Sequence[int] = (),
     logprobs: int | None = None,
     ended: set[int] | None = None,
+    frames: Sequence[Frame] | None = None,
 ) -> Iterator[Emitted]:
     """`generate` after reading. `ended`: rows that have; a caller who has seen enough of one adds it (mutates)."""
     rows = len(cache.lengths)
@@ -154,14 +172,21 @@ def decode(
         kept = [place for place, row in enumerate(alive) if row not in ended]
         if 2 * len(kept) <= len(alive):
             cache, alive, picked = cache.select(kept), [alive[p] for p in kept], [picked[p] for p in kept]
-        last_BE = step_on(model, picked, cache, breaks)
+        last_BE = step_on(model, picked, cache, breaks, frames and [frames[row] for row in alive])
 
 
-def step_on(model: Transformer, tokens: Sequence[int], cache: Cache, breaks: Sequence[int] = ()) -> Tensor:
+def step_on(
+    model: Transformer,
+    tokens: Sequence[int],
+    cache: Cache,
+    breaks: Sequence[int] = (),
+    frames: Sequence[Frame] | None = None,
+) -> Tensor:
     """One more token for each row of the cache (mutates); the hidden states (B, E) behind them."""
     with torch.inference_mode():
         tokens_B1 = torch.tensor(tokens)[:, None]
         layout = Layout.rows([1] * len(tokens), cache.lengths, device=model.device, ends_BT=_ends(tokens_B1, breaks))
+        layout = layout if frames is None else framed(layout, frames)
         return model.hidden(tokens_B1.to(model.device), layout, cache).last_BTE[:, -1]
 
 

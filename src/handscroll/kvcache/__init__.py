@@ -34,6 +34,7 @@ from handscroll.kvcache.quantized import Quantized
 from handscroll.kvcache.segment_recurrence import SegmentRecurrence
 from handscroll.kvcache.sliding_window import SlidingWindow
 from handscroll.kvcache.snapkv import SnapKV
+from handscroll.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from handscroll.text import Tokenizer
@@ -86,6 +87,11 @@ def make_policy(name: str | Mapping[str, Any] | Policy) -> Policy:
     return policy(**options)
 
 
+def usual_policy(config: ModelConfig) -> str:
+    """What a model remembers by where nobody says: a prefix that is read in both directions has to be held whole."""
+    return "full" if config.mask == "prefix" else "block_memory"
+
+
 def cuts_sentences(policy: Policy) -> bool:
     """Whether whoever reads a text for this policy has to say where its sentences end."""
     if isinstance(policy, Quantized | Offloaded):
@@ -133,4 +139,5 @@ __all__ = [
     "describe",
     "disk_of",
     "make_policy",
+    "usual_policy",
 ]

@@ -122,6 +122,7 @@ class SinksLayer(FullLayer):
     """Reads tile by tile. Holds, besides what the latest tile attends to, one more tile, for going back."""
 
     rotates_at_use = True
+    reads_prefix = False
 
     def __init__(self, position: Position, store: TokenStore, shared: PerForward, cuts: PerForward, sizes: Sizes):
         super().__init__(position, store, shared)

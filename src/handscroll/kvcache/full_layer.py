@@ -31,6 +31,7 @@ MASKED = 1 << 25
 
 class FullLayer(LayerCache):
     some_may_ask = True
+    reads_prefix = True
     # How many tokens a query sees, itself among them; None: all before it.
     window: int | None = None
 
@@ -90,9 +91,8 @@ class FullLayer(LayerCache):
 
     def _is_plain(self, layout: Layout) -> bool:
         """Whether the layout's tokens are all there is, and each sees what came before it: no mask says more."""
-        return (
-            layout.is_uniform and layout.starts is not None and layout.starts[0] == 0 and self.sees_all(self.store.used)
-        )
+        is_first = layout.is_uniform and layout.starts is not None and layout.starts[0] == 0
+        return is_first and layout.prefix_BT is None and self.sees_all(self.store.used)
 
     def _attend_to_all(self, query_BHTD: Tensor, layout: Layout, query_layout: Layout) -> Attended:
         assert self.store.key_BKSD is not None and self.store.value_BKSD is not None
@@ -191,7 +191,7 @@ class FullLayer(LayerCache):
 
     def visible(self, layout: Layout, index_BS: Tensor) -> Tensor:
         """(B, 1, T, S): which keys the layout's tokens see."""
-        return visible(layout.index_BT, index_BS)[:, None]
+        return visible(layout.index_BT, index_BS, prefix_BT=layout.prefix_BT)[:, None]
 
     def bytes(self) -> Bytes:
         return self.store.bytes()

@@ -141,6 +141,7 @@ class HeavyLayer(FullLayer):
 
     # What stays depends on who has asked.
     some_may_ask = False
+    reads_prefix = False
 
     def __init__(self, position: Position, store: TokenStore, shared: PerForward, cuts: PerForward, sizes: Sizes):
         super().__init__(position, store, shared)

@@ -44,6 +44,8 @@ class LayerCache(ABC):
 
     # Whether fewer queries than keys may come: not where what is remembered depends on who asks.
     some_may_ask = False
+    # Whether a token may see those after it in its forward: not where what is kept goes by what came before.
+    reads_prefix = False
 
     # The position that tokens are compared by.
     position: Position

@@ -99,6 +99,8 @@ class SegmentRecurrence:
 class SegmentLayer(FullLayer):
     """`window`: how far a token sees within that, as the model was trained; None: all of it."""
 
+    reads_prefix = False
+
     def __init__(
         self,
         position: Position,

@@ -50,12 +50,13 @@ class WindowLayer(FullLayer):
         return used <= self.window
 
     def visible(self, layout: Layout, index_BS: Tensor) -> Tensor:
-        return visible(layout.index_BT, index_BS, self.window)[:, None]
+        return visible(layout.index_BT, index_BS, self.window, layout.prefix_BT)[:, None]
 
     def _attend_to_all(self, query_BHTD: Tensor, layout: Layout, query_layout: Layout) -> Attended:
         """A long forward is answered in spans of about a window of queries, each of which sees two windows of keys."""
         length, size = query_BHTD.shape[2], max(self.window, SPAN)
-        is_plain = query_layout.is_uniform and len(set(self.store.bases)) == 1 and not self.weighs
+        is_plain = query_layout.is_uniform and query_layout.prefix_BT is None and not self.weighs
+        is_plain = is_plain and len(set(self.store.bases)) == 1
         if length <= size or not is_plain or self.rotates_at_use or layout.capture.weights:
             return super()._attend_to_all(query_BHTD, layout, query_layout)
         assert query_layout.starts is not None

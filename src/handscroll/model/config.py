@@ -20,7 +20,12 @@ DROPOUTS = ("attention_dropout", "residual_dropout", "embedding_dropout")
 
 @dataclass(frozen=True)
 class PositionOptions:
-    """What fills the position slot: each way of saying where a token stands has a kind of these, in `position/`."""
+    """What fills the position slot: each way of saying where a token stands has a kind of these, in `position/`.
+
+    `axes`: how many positions of a token it looks at.
+    """
+
+    axes: ClassVar[int] = 1
 
     # Whether scores get a bias by distance: not every way of attending has scores one by one.
     adds_bias: ClassVar[bool] = False
@@ -77,6 +82,8 @@ class LearnedOptions(PositionOptions):
 @dataclass(frozen=True, kw_only=True)
 class Learned2dOptions(PositionOptions):
     """A learnt vector for the place in the text and one for the place in a span, both added (GLM)."""
+
+    axes: ClassVar[int] = 2
 
 
 @dataclass(frozen=True, kw_only=True)

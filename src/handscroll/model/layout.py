@@ -95,8 +95,8 @@ class Layout:
 
     @property
     def stands_alike(self) -> bool:
-        """Whether one row's positions are those of all: plain rows from the same index on, none of which skips any."""
-        return self.is_uniform and bool((self.positions_BTP == self.positions_BTP[:1]).all())
+        """Whether one row's positions are those of all: plain rows from the same index on."""
+        return self.is_uniform and self.positions_BTP.shape[-1] == 1
 
     def axis(self, number: int) -> Tensor:
         """(B, T): one axis of all positions; 0 in one that the layout doesn't have, as in a text without spans."""

@@ -67,6 +67,10 @@ class LayerMemory(Protocol):
     def some_may_ask(self) -> bool: ...
 
     @property
+    def reads_prefix(self) -> bool:
+        """Whether tokens may see later ones of their forward, as a layout's prefix says."""
+
+    @property
     def keeps_positions(self) -> bool:
         """Whether tokens stay at the layout's own positions, in all of their axes."""
 
@@ -112,6 +116,7 @@ class DirectMemory:
     """
 
     some_may_ask = True
+    reads_prefix = True
     keeps_positions = True
 
     def __init__(

@@ -193,10 +193,16 @@ class Transformer(nn.Module):
         the last one, so that it attends, where the memory allows it, and feeds forward from these places alone.
         `crossbatch`: tokens that look across rows, in layers before the last; only without a cache.
         """
-        if cache is not None and self.config.mask != "causal":
+        if cache is not None and self.config.mask == "bidirectional":
             raise ValueError(
-                f"this model's tokens see what comes after them (mask={self.config.mask}): it can't continue a text "
-                "that a cache remembers; let it read whole texts, without a cache"
+                "this model's tokens see what comes after them (mask=bidirectional): it can't continue a text that a "
+                "cache remembers; let it read whole texts, without a cache"
+            )
+        both_ways = self.config.mask == "prefix"
+        if cache is not None and both_ways and not all(memory.reads_prefix for memory in cache.layers):
+            raise ValueError(
+                "this model reads what it continues in both directions (mask=prefix), and this way of remembering only "
+                "what comes before: use full, or quantized or offloaded over full"
             )
         layout = self._layout(tokens_BT, cache) if layout is None else layout
         in_plane = layout.positions_BTP.shape[-1] > 1

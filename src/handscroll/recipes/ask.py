@@ -1,13 +1,14 @@
 """A question about a text that was read: answered on a fork of its memory, which stays as it is for the next one.
 
+A model that reads in both directions has no such memory: text and question are read together, anew for each question.
 Knows how a question is put to a model. Leaves to `read.py` where the memory comes from.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from handscroll.generation import Sampling
 from handscroll.generation import generate as generate_ids
@@ -15,7 +16,7 @@ from handscroll.kvcache import breaks_for
 from handscroll.kvcache.block_memory import BlockMemoryCache
 from handscroll.kvcache.memory_file import Memory
 from handscroll.model import Transformer
-from handscroll.recipes.generate import Token, as_text, prompt_ids
+from handscroll.recipes.generate import Token, as_text, generate, prompt_ids
 from handscroll.text import Tokenizer
 
 # Of the blocks that an answer attended to, those that it did most.
@@ -73,3 +74,22 @@ def ask(
             yield Passage(first, tokenizer.decode(memory.notes["ids"][first : fork.block_end(0, first)].tolist()))
 
     return answer()
+
+
+def ask_anew(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    text: str,
+    question: str,
+    *,
+    cache: Mapping[str, Any],
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Iterator[Token]:
+    """The answer of a model that reads the text and the question in both directions. Checks at once."""
+    if not question.strip():
+        raise ValueError("a question is empty: ask something")
+    asked = question if tokenizer.chat_template is None else [{"role": "user", "content": question}]
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    return generate(model, tokenizer, asked, context=text, cache=cache, **options)

@@ -23,7 +23,11 @@ LEARNS = {
     "causal_lm": "text, completion, messages".split(", "),
     "sft": "completion, messages".split(", "),
     "masked_lm": "text, completion, messages".split(", "),
+    "prefix_lm": "text, completion, messages".split(", "),
+    "glm": "text, completion, messages".split(", "),
 }
+# Objectives that go by the mask of a completion, or of what the assistant says.
+MASKED = ("sft", "prefix_lm")
 WAY_OUT = {
     "text": "give messages or prompt and completion, or objective: causal_lm",
     "preference": "no objective learns from pairs yet; give messages, or leave these rows out",
@@ -36,9 +40,9 @@ def token_rows(
     """One token row per row of the corpus, in order; `watch` is called now and then as the corpus is read.
 
     Texts are opened as the tokenizer says and closed by its end token, but for objectives that do so themselves. Under
-    "sft" completions and conversations come with their mask. A row that can't be learnt is an error that names its
-    place, or is counted where the corpus skips bad rows: one of another kind than the objective learns from, one that
-    the chat template refuses, and under "sft" one in which nothing is learnt. Raises ValueError if no row is left.
+    those in `MASKED` completions and conversations come with their mask. A row that can't be learnt is an error that
+    names its place, or is counted where the corpus skips bad rows: one of another kind than the objective learns from,
+    one that the chat template refuses, and one in whose mask nothing is learnt. Raises ValueError if no row is left.
     """
     is_empty = True
     for batch in batches(corpus):
@@ -114,10 +118,10 @@ def _token_row(row: Row, ids: list[int] | None, tokenizer: Tokenizer, objective:
         tokens, mask = chat_tokens(tokenizer, row["messages"], given=row.get("given", 0))
     if not tokens:
         raise ValueError("the chat template makes no text of this conversation: leave it out, or change the template")
-    if objective != "sft":
+    if objective not in MASKED:
         return TokenRow(np.array(tokens, dtype=np.int64))
     if not any(mask[1:]):
-        raise ValueError("the assistant says nothing in this conversation: leave it out for sft")
+        raise ValueError(f"the assistant says nothing in this conversation: leave it out for {objective}")
     return TokenRow(np.array(tokens, dtype=np.int64), np.array(mask, dtype=bool))
 
 

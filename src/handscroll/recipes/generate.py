@@ -13,8 +13,10 @@ from typing import Any, NamedTuple, Unpack
 from handscroll.generation import Emitted, Logprobs, beam_search, read, samples
 from handscroll.generation import generate as generate_ids
 from handscroll.generation.engine import CHUNK, check_options
-from handscroll.kvcache import Policy, breaks_for, make_policy
+from handscroll.generation.frames import Frame, alike
+from handscroll.kvcache import Policy, breaks_for, make_policy, usual_policy
 from handscroll.model import Cache, Transformer
+from handscroll.recipes.blanks import reading
 from handscroll.recipes.decoding import Decoding, DecodingOptions, make_decoding
 from handscroll.recipes.memory_needs import require_memory
 from handscroll.text import StreamDecoder, Tokenizer, chat_tokens
@@ -42,7 +44,7 @@ def generate(
     prompt: Prompt,
     *,
     context: str = "",
-    cache: str | Mapping[str, Any] | Policy = "block_memory",
+    cache: str | Mapping[str, Any] | Policy | None = None,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
@@ -53,29 +55,32 @@ def generate(
     """Continues a text, or answers a conversation ([{"role": "user", "content": ...}]); checks at once.
 
     `context` is a text of any length that is read before the prompt, outside of the conversation if it is one.
-    `cache` is a policy, by name, as {"policy": name, option: value}, or itself. Temperature 0 is greedy. `stop_ids`
+    `cache` is a policy, by name, as {"policy": name, option: value}, or itself; None: block_memory, or full for a model
+    that reads what it continues in both directions, all of it at once. Temperature 0 is greedy. `stop_ids`
     end the continuation (default: the tokenizer's); further options stand in `decoding.py`. `on_read` is told of the
     prompt's tokens that were read, and of how many. Beam search and best-of yield once all continuations are known.
     Raises ValueError for unknown or impossible options, an empty prompt, and a text whose memory can't fit.
     """
-    policy = make_policy(cache)
+    policy = make_policy(usual_policy(model.config) if cache is None else cache)
     decoding = make_decoding(
         max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop_ids=stop_ids, **options
     )
     check_options(model, decoding.sampling, decoding.max_new_tokens, decoding.logprobs)
-    ids = prompt_ids(tokenizer, prompt, context)
+    ids, frame = reading(model, tokenizer, prompt_ids(tokenizer, prompt, context))
     require_memory(model, policy, len(ids) + decoding.max_new_tokens, decoding.rows)
     memory = policy.start(model.config, model.position, 1)
     breaks = breaks_for(policy, tokenizer)
 
     def tokens() -> Iterator[Token]:
         # Up to a border of the chunks that reading has anyway, so that looking on changes nothing.
-        head = (len(ids) - 1) // CHUNK * CHUNK
+        head = (len(ids) - 1) // CHUNK * CHUNK if frame is None else 0
         if head:
             for progress in read(model, [ids[:head]], memory, only_last=True, breaks=breaks):
                 if on_read is not None:
                     on_read(progress.tokens, len(ids))
-        continued = continue_text(model, tokenizer, memory, ids[head:], decoding, breaks, before=ids[:head])
+        continued = continue_text(
+            model, tokenizer, memory, ids[head:], decoding, breaks, before=ids[:head], frame=frame
+        )
         for number, token in enumerate(continued):
             if number == 0 and on_read is not None:
                 on_read(len(ids), len(ids))
@@ -93,8 +98,11 @@ def continue_text(
     breaks: Sequence[int] = (),
     *,
     before: Sequence[int] = (),
+    frame: Frame | None = None,
 ) -> Iterator[Token]:
-    """Reads the last tokens of a text into a memory of one row (mutates), `before` being what it holds; goes on."""
+    """Reads the last tokens of a text into a memory of one row (mutates), `before` being what it holds; goes on.
+
+    `frame`: how it is read (None: as the engine does by itself)."""
     stop_ids = decoding.stop_ids_of(tokenizer)
     options: dict[str, Any] = {
         "max_new_tokens": decoding.max_new_tokens,
@@ -103,13 +111,14 @@ def continue_text(
         "breaks": breaks,
     }
     if decoding.search is not None:
-        best = beam_search(model, ids, memory, decoding.search, before=before, **options)[0].tokens
+        best = beam_search(model, ids, memory, decoding.search, before=before, frame=frame, **options)[0].tokens
         emitted: Iterable[Emitted] = (Emitted(0, token, n == len(best)) for n, token in enumerate(best, 1))
     elif decoding.best_of > 1:
-        yield from _best_sample(model, tokenizer, memory, ids, decoding, {"before": before, **options})
+        yield from _best_sample(model, tokenizer, memory, ids, decoding, {"before": before, "frame": frame, **options})
         return
     else:
-        emitted = generate_ids(model, [ids], memory, before=[before], logprobs=decoding.logprobs, **options)
+        options |= {"logprobs": decoding.logprobs, "frames": alike(frame, 1)}
+        emitted = generate_ids(model, [ids], memory, before=[before], **options)
     yield from as_text(tokenizer, emitted, stop_ids, decoding.stop)
 
 

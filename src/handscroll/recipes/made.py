@@ -47,6 +47,8 @@ def make(objective: Objective, rows: Sequence[TokenRow], tokenizer: Tokenizer, s
         ids_T, targets_T = (x_BT[window].numpy()[is_real_T] for x_BT in (batch.tokens_BT, batch.targets_BT))
         if objective.needs.is_shifted:
             told_T, hidden_T = np.append(False, targets_T[:-1] != IGNORE), None
+            # A span's start is given; what stands at the place before it tells the end of another.
+            told_T &= ids_T != tokenizer.role_id("span_start")
         else:
             told_T, hidden_T = targets_T != IGNORE, targets_T
         labels = {name: labels_BT[window].numpy()[is_real_T] for name, labels_BT in batch.labels.items()}

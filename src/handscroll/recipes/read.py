@@ -38,6 +38,11 @@ def begin(
     """
     if not text.strip():
         raise ValueError("the text is empty: give one that holds words")
+    if model.config.mask == "prefix":
+        raise ValueError(
+            "this model reads a text and what is asked about it together, in both directions: nothing of it can be "
+            "remembered for later questions; use handscroll ask with --file"
+        )
     policy, ids = make_policy(cache), torch.tensor(context_ids(tokenizer, text), dtype=torch.int32)
     require_memory(model, policy, len(ids) + ROOM)
     started = policy.start(model.config, model.position, 1)

@@ -51,6 +51,7 @@ from handscroll.training import (
     check_model,
     checkpoint,
     parallel,
+    text_window,
 )
 from handscroll.training import train as train_model
 from handscroll.training.log import LOG_NAME, read_log
@@ -117,18 +118,20 @@ def run_prepared(
     return _run(recipe, prepared, steps, model_folder or out / MODEL)
 
 
-def _objective(recipe: Recipe, tokenizer: Tokenizer) -> Objective:
-    objective = make_objective(recipe.objective, tokenizer, _origin(recipe))
+def _objective(recipe: Recipe, tokenizer: Tokenizer, window: int) -> Objective:
+    objective = make_objective(recipe.objective, tokenizer, _origin(recipe), window)
     skip = recipe.train.skip_positions
     return objective if skip is None else SkippedPositions(objective, skip.to, skip.chunks)
 
 
-def make_objective(section: Named, tokenizer: Tokenizer, origin: str) -> Objective:
-    """With what it has to know of the tokenizer, that of `origin`. ValueError where this lacks a token."""
+def make_objective(section: Named, tokenizer: Tokenizer, origin: str, window: int | None = None) -> Objective:
+    """With what it has to know of the window and of the tokenizer, that of `origin`. ValueError for a lacking token."""
     kind = OBJECTIVES[section.name]
     given: dict[str, Any] = {"pad_id": tokenizer.pad_id or 0}
     if kind.needs.roles:
         given["vocabulary"] = Vocabulary.of(tokenizer, kind.needs.roles, section.name, origin)
+    if kind.needs.is_bounded:
+        given["window"] = window
     return cast(Objective, options_of(section, kind, **given))
 
 
@@ -163,8 +166,9 @@ def prepare(
     require(needed.total, f"training ({needed.describe()})", device)
     data, unseen = training_data(recipe, tokenizer, tokens, watch)
     check_enough(data, window)
-    room = OBJECTIVES[recipe.objective.name].needs.room
-    sources = [PackedSource(rows, window, windows_per_batch, how.seed, how.micro_batches, room) for rows in data]
+    objective = _objective(recipe, tokenizer, window)
+    room, text = objective.needs.room, text_window(objective, window)
+    sources = [PackedSource(rows, text, windows_per_batch, how.seed, how.micro_batches, room) for rows in data]
     weights = [part.weight for part in recipe.data.parts]
     source = sources[0] if len(sources) == 1 else MixedSource(sources, weights, how.seed)
     options = TrainOptions(
@@ -179,12 +183,12 @@ def prepare(
         keep=how.keep,
         precision=precision,
     )
-    model, objective = _model(recipe, config).to(device), _objective(recipe, tokenizer)
     check_model(objective, config)
+    model = _model(recipe, config).to(device)
     model.attend_by(how.attention_kernel)
     # Of no rows at all: the options alone may not fit the model.
     objective.prepare({"model": model}, (), torch.Generator())
-    evaluation = _evaluation(recipe, unseen, window, windows_per_batch)
+    evaluation = _evaluation(recipe, unseen, text, windows_per_batch)
     return Prepared(model, tokenizer, objective, source, options, evaluation, needed)
 
 

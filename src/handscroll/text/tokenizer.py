@@ -42,8 +42,8 @@ class Tokenizer:
         self.pad_id = self._named("pad_token")
         self.unknown_id = self._named("unk_token")
         turns = [backend.ids[name] for name in END_OF_TURN if name in backend.ids]
-        eos = [] if self.eos_id is None else [self.eos_id]
-        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys([*eos, *turns, *stop_ids]))
+        ends = [id_ for id_ in (self.eos_id, self.role_id("span_end")) if id_ is not None]
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys([*ends, *turns, *stop_ids]))
         self._extra_stop_ids = tuple(stop_ids)
 
     @classmethod

@@ -31,6 +31,7 @@ from handscroll.training.evaluation import Evaluated, Evaluation
 from handscroll.training.loop import train
 from handscroll.training.mixture import MixedSource
 from handscroll.training.objectives import (
+    GLM,
     OBJECTIVES,
     SFT,
     CausalLM,
@@ -39,10 +40,12 @@ from handscroll.training.objectives import (
     Models,
     Needs,
     Objective,
+    PrefixLM,
     Share,
     SkippedPositions,
     Term,
     check_model,
+    text_window,
 )
 from handscroll.training.optimizers import OPTIMIZERS, AdamWOptions, MuonOptions, OptimizerOptions
 from handscroll.training.progress import Progress
@@ -54,6 +57,7 @@ from handscroll.training.trainer import Trainer, TrainOptions
 from handscroll.training.vocabulary import Vocabulary
 
 __all__ = [
+    "GLM",
     "OBJECTIVES",
     "OPTIMIZERS",
     "SCHEDULES",
@@ -74,6 +78,7 @@ __all__ = [
     "Objective",
     "OptimizerOptions",
     "PackedSource",
+    "PrefixLM",
     "Progress",
     "Schedule",
     "Share",
@@ -92,5 +97,6 @@ __all__ = [
     "Window",
     "check_model",
     "collate",
+    "text_window",
     "train",
 ]

@@ -42,7 +42,7 @@ class Batch:
 
     As collated that is the token after it. `crossbatch`: which tokens look into other windows, and in which layers.
     `labels`: whatever else places tell, by name, (B, T) each with IGNORE where a place tells nothing: a pair's first
-    token whether its second text follows.
+    token whether its second text follows. `counts`: for the log, how many of how many were made so.
     """
 
     tokens_BT: Tensor
@@ -50,6 +50,7 @@ class Batch:
     targets_BT: Tensor
     crossbatch: Crossbatch | None = None
     labels: Mapping[str, Tensor] = field(default_factory=dict)
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @cached_property
     def real_tokens(self) -> int:
@@ -73,7 +74,7 @@ class Batch:
         if across is not None:
             across = Crossbatch(across.layers, across.asking_Q.to(device), across.visible_QS.to(device))
         labels = {name: labels_BT.to(device) for name, labels_BT in self.labels.items()}
-        return Batch(self.tokens_BT.to(device), moved, self.targets_BT.to(device), across, labels)
+        return Batch(self.tokens_BT.to(device), moved, self.targets_BT.to(device), across, labels, self.counts)
 
 
 def collate(windows: Sequence[Window], pad_id: int, window: int | None = None) -> Batch:

@@ -19,6 +19,11 @@ def generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(*numbers))
 
 
+def numbers_of(rng: torch.Generator) -> np.random.Generator:
+    """A generator of numpy's that goes by this one, from which it takes one number (mutates)."""
+    return np.random.default_rng(int(torch.randint(1 << 62, (), generator=rng)))
+
+
 @contextmanager
 def seeded(*numbers: int, device: torch.device) -> Iterator[None]:
     """Seeds PyTorch's global generators, which dropout draws from, and puts the caller's state back afterwards."""

@@ -8,6 +8,7 @@ is one of the text, whose place in a span is 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from handscroll.model.position.rotary import Rotation
 @dataclass(frozen=True, kw_only=True)
 class Rope2dOptions(PositionOptions):
     """`theta` as in `RopeOptions`, for both axes."""
+
+    axes: ClassVar[int] = 2
 
     theta: float = 10000.0
 

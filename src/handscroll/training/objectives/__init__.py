@@ -12,14 +12,32 @@ the docstring, and one line in `OBJECTIVES`; the contract tests in `tests/traini
 from typing import Any
 
 from handscroll.training.objectives.causal_lm import CausalLM
+from handscroll.training.objectives.glm import GLM
 from handscroll.training.objectives.masked_lm import MaskedLM
-from handscroll.training.objectives.objective import Loss, Models, Needs, Objective, Share, Term, check_model
+from handscroll.training.objectives.objective import (
+    Loss,
+    Models,
+    Needs,
+    Objective,
+    Share,
+    Term,
+    check_model,
+    text_window,
+)
+from handscroll.training.objectives.prefix_lm import PrefixLM
 from handscroll.training.objectives.sft import SFT
 from handscroll.training.objectives.skipped_positions import SkippedPositions
 
-OBJECTIVES: dict[str, type[Any]] = {"causal_lm": CausalLM, "sft": SFT, "masked_lm": MaskedLM}
+OBJECTIVES: dict[str, type[Any]] = {
+    "causal_lm": CausalLM,
+    "sft": SFT,
+    "masked_lm": MaskedLM,
+    "prefix_lm": PrefixLM,
+    "glm": GLM,
+}
 
 __all__ = [
+    "GLM",
     "OBJECTIVES",
     "SFT",
     "CausalLM",
@@ -28,8 +46,10 @@ __all__ = [
     "Models",
     "Needs",
     "Objective",
+    "PrefixLM",
     "Share",
     "SkippedPositions",
     "Term",
     "check_model",
+    "text_window",
 ]

@@ -54,14 +54,18 @@ class Needs(NamedTuple):
     """What an objective asks of tokenizer, model and packing: its class says it, whatever its options are.
 
     `roles`: control tokens that it puts into texts (`text/roles.py`); with any of them it has a field `vocabulary`.
-    `masks`: the model's masks that it can train. `room`: tokens that it adds to each row, at most, for which windows
-    are packed with room; of such an objective rows come bare, without the tokenizer's own opening and end.
+    `masks`: the model's masks that it can train. `axes`: how many positions it tells each token.
+    `room`: tokens that it adds to each row, at most, for which windows are packed with room; of such an objective rows
+    come bare, without the tokenizer's own opening and end.
+    `is_bounded`: how much it adds it decides within a window of fixed size, its field `window`.
     `is_shifted`: a place tells the token after it; else the one that stands, or is hidden, at the place itself.
     """
 
     roles: tuple[str, ...] = ()
     masks: tuple[str, ...] = ("causal", "prefix")
+    axes: int = 1
     room: int = 0
+    is_bounded: bool = False
     is_shifted: bool = True
 
 
@@ -83,6 +87,10 @@ class TokenLoss:
             raise ValueError(f"label_smoothing={self.label_smoothing}: a part of each target, 0 or more and below 1")
         if not 0 <= self.z_loss < math.inf:
             raise ValueError(f"z_loss={self.z_loss}: a weight, 0 or more, such as 1e-4")
+
+    def text_window(self, window: int) -> int:
+        """How many tokens of rows, `room` beside each, a source may put into a window of so many."""
+        return window
 
 
 class Objective(Protocol):
@@ -106,6 +114,12 @@ class Objective(Protocol):
         """Sums and counts of one micro batch; the trainer divides."""
 
 
+def text_window(objective: Objective, window: int) -> int:
+    """That of the objective; the whole window of one that adds no more than its `room`."""
+    return objective.text_window(window) if isinstance(objective, TokenLoss) else window
+
+
+TWO_AXES = "rope_2d or learned_2d"
 # Why a mask can't be trained so, by the mask.
 WHY = {
     "bidirectional": "this model's tokens see what comes after them: they would see what they are to predict",
@@ -126,6 +140,12 @@ def check_model(objective: Objective, config: ModelConfig) -> None:
     if config.mask not in objective.needs.masks:
         allowed = " or ".join(f"mask={mask}" for mask in objective.needs.masks)
         raise ValueError(f"mask={config.mask}: {WHY[config.mask]}; use a model with {allowed}, or another objective")
+    if config.position.axes < objective.needs.axes:
+        raise ValueError(
+            f"this objective tells each token {objective.needs.axes} positions, and the model's, "
+            f"{type(config.position).__name__}, look at {config.position.axes}: use position: {TWO_AXES}, or another "
+            "objective"
+        )
 
 
 def told_places(is_told_BT: Tensor) -> Tensor | None:
