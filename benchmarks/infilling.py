@@ -1,60 +1,64 @@
-"""How many facts of a chronicle a GLM model fills in, exactly: each with its answer hidden, alone or in its context.
+"""How many facts of short texts about people a GLM model fills in, exactly.
 
-python benchmarks/infilling.py runs/glm/model chronicle [--beams 4]
+python benchmarks/infilling.py runs/people/model [--count 100] [--beams 4]
 
-Every question of questions.jsonl names the sentence that states its fact. Its answer is replaced by a blank, and what
-the model fills in counts if it is that answer, character by character. Beside it stands what guessing gives: the
-commonest answer of the relation.
+Each text is one of `handscroll data tasks --task chronicle --tokens 56 --questions 2 --restated`, about people that no
+such file is about: some sentences, two questions, two answers that restate a fact. Of one fact the answer is replaced
+by a blank, where it is stated or where it is restated, so that it can be read elsewhere in the text; or in both places,
+so that it can only be guessed. What is filled in counts if it is the answer, character by character.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections import Counter, defaultdict
-from pathlib import Path
 
 import torch
 
 import handscroll
 from handscroll.recipes.blanks import fill_blanks
+from handscroll.text.chronicle.document import estimate_tokens
+from handscroll.text.tasks import write_sample
 
-# Characters of the text on either side of a fact.
-CONTEXTS = (0, 60, 120)
+TOKENS = 56
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("chronicle", type=Path)
+    parser.add_argument("--count", type=int, default=100, help="texts per language")
     parser.add_argument("--beams", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(1)
     loaded = handscroll.load(options.model)
-    text = (options.chronicle / "text.txt").read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in (options.chronicle / "questions.jsonl").open(encoding="utf-8")]
-    print("context, characters   language   facts   filled exactly   ended by itself")
-    for context in CONTEXTS:
-        right: Counter[str] = Counter()
-        whole: Counter[str] = Counter()
-        total: Counter[str] = Counter()
-        for row in rows:
-            start, stop = row["fact_start"], row["fact_end"]
-            fact, answer = text[start:stop], row["answers"][0]
-            before, found, after = fact.partition(answer)
-            assert found, f"{answer} is not in {fact}"
-            blank = f"{text[max(0, start - context) : start]}{before}[MASK]{after}{text[stop : stop + context]}"
-            (filled,) = fill_blanks(loaded.model, loaded.tokenizer, blank, beams=options.beams)
-            total[row["lang"]] += 1
-            right[row["lang"]] += filled.text.strip() == answer
-            whole[row["lang"]] += filled.is_whole
-        for lang, count in total.items():
-            print(f"{context:19}   {lang:8}   {count:5}   {right[lang] / count:14.1%}   {whole[lang] / count:15.1%}")
-    answers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        answers[row["lang"], row["relation"]][row["answers"][0]] += 1
-    commonest = sum(counts.most_common(1)[0][1] for counts in answers.values())
-    print(f"the commonest answer of each relation: {commonest / len(rows):.1%}")
+    print("language   blank where the fact is   filled exactly   ended by itself")
+    for lang in ("en", "zh"):
+        cases = [blanks(lang, number) for number in range(options.count)]
+        for case in cases[0]:
+            found = [
+                (fill_blanks(loaded.model, loaded.tokenizer, each[case][0], beams=options.beams)[-1], each[case][1])
+                for each in cases
+            ]
+            right = sum(filled.text.strip() == answer for filled, answer in found) / len(found)
+            whole = sum(filled.is_whole for filled, _ in found) / len(found)
+            print(f"{lang:8}   {case:23}   {right:14.0%}   {whole:15.0%}")
+
+
+def blanks(lang: str, number: int) -> dict[str, tuple[str, str]]:
+    """A text with a blank, and the answer, by where the blank is."""
+    sample = write_sample(
+        "chronicle", tokens=TOKENS, lang=lang, seed=f"asked/{number}", measure=estimate_tokens, questions=2
+    )
+    first, asked = sample.asked
+    answer, ((start, stop), *_) = asked.answers[0], asked.spans
+    stated = sample.context[:start] + sample.context[start:stop].replace(answer, "[MASK]") + sample.context[stop:]
+    restated = asked.restated.replace(answer, "[MASK]")
+    assert "[MASK]" in stated and "[MASK]" in restated, (answer, sample)
+    turns = f"\n{first.question}\n{first.restated}\n{asked.question}\n"
+    return {
+        "restated": (sample.context + turns + restated, answer),
+        "stated": (stated + turns + asked.restated, answer),
+        "stated and restated": (stated + turns + restated, answer),
+    }
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ SMALLER = {
     "handscroll train examples/pretrain.yaml": f"{NEW_MODEL} {ONE_STEP}",
     "handscroll train examples/experts.yaml": f"{NEW_MODEL} {ONE_STEP} model.experts.width=16 data.held_out=0.3",
     "handscroll train examples/bert.yaml": f"model.width=32 model.layers=1 {ONE_STEP}",
+    "handscroll train examples/glm.yaml": f"{NEW_MODEL} {ONE_STEP}",
+    "handscroll train examples/prefix.yaml": f"{NEW_MODEL} {ONE_STEP}",
+    "handscroll fill runs/glm/model": "--max-new-tokens 3",
     "handscroll train": ONE_STEP,
     "handscroll extend runs/pretrain/model": f"--to 256 {ONE_STEP}",
     "handscroll extend": "--to 256",
@@ -51,6 +54,9 @@ SMALLER = {
 }
 # What a command needs to have run before it.
 FIRST = {
+    "handscroll fill runs/glm/model": "handscroll train examples/glm.yaml",
+    "handscroll generate runs/glm/model": "handscroll train examples/glm.yaml",
+    "handscroll generate runs/prefix/model": "handscroll train examples/prefix.yaml",
     "handscroll ask": "handscroll read quickstart/model book.txt --save book.memory",
     "handscroll train examples/pretrain.yaml --resume": "handscroll train examples/pretrain.yaml",
 }

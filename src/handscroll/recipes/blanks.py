@@ -103,7 +103,10 @@ def fill_blanks(
 
 
 def with_blanks(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
-    """The tokens of a text, masks obeyed by any name that vocabularies have for them; and the places of the masks."""
+    """The tokens of a text and the places of its masks, which may have any name that vocabularies have for them.
+
+    The names of other control tokens are obeyed, too.
+    """
     roles = {name: role for role in MASKS for name in (*ROLES[role], _name(tokenizer, role))}
     pieces = re.split("(" + "|".join(map(re.escape, roles)) + ")", text)
     ids: list[int] = []
@@ -113,7 +116,7 @@ def with_blanks(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
             places.append(len(ids))
             ids.append(_role(tokenizer, roles[piece]))
         elif piece:
-            ids += tokenizer.encode(piece.rstrip(" ") if number + 1 < len(pieces) else piece)
+            ids += tokenizer.encode(piece.rstrip(" ") if number + 1 < len(pieces) else piece, special=True)
     return ids, places
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from handscroll.generation.engine import CHUNK
-from handscroll.kvcache import POLICIES, Policy, describe, disk_of, make_policy
+from handscroll.kvcache import POLICIES, Policy, describe, disk_of, make_policy, usual_policy
 from handscroll.kvcache.plan import Text
 from handscroll.measure.results import policy_name
 from handscroll.model import ModelConfig
@@ -51,7 +51,8 @@ def inspect_model(
     dtype: str = AUTO,
     device: str = AUTO,
 ) -> dict[str, Any]:
-    """Plain data. `policies`: those whose memory is told of, by default one of each kind.
+    """Plain data. `policies`: those whose memory is told of, by default one of each kind, of a model that reads in
+    both directions the one that it has unless another is named.
 
     Raises FileNotFoundError and ValueError where loading would, but for what only the numbers tell.
     """
@@ -63,7 +64,8 @@ def inspect_model(
     weights = sum(each.numel() * (numbers or each.dtype).itemsize for each in shapes.parameters.values())
     context = need.context or shapes.config.max_positions
     text = Text(context, need.batch, loaded, CHUNK, place.type != "cpu")
-    chosen = policies or [make_policy(name) for name in POLICIES]
+    names = [usual_policy(shapes.config)] if shapes.config.mask == "prefix" else list(POLICIES)
+    chosen = policies or [make_policy(name) for name in names]
     if continues(shapes.config) or policies:
         memory = [_memory(policy, shapes.config, text) for policy in chosen]
     else:
@@ -128,6 +130,8 @@ def architecture(shapes: Shapes) -> dict[str, Any]:
 
 def commands(config: ModelConfig) -> list[str]:
     """What such a model can be used with."""
+    if continues(config) and config.mask == "prefix":
+        return ["generate", "ask", "fill" if config.position.axes == 2 else "chat", "train"]
     if continues(config):
         return ["generate", "chat", "read", "ask", "eval", "train", "extend"]
     fills = isinstance(config.head, MaskedLmOptions) and config.mask == "bidirectional"
@@ -136,7 +140,7 @@ def commands(config: ModelConfig) -> list[str]:
 
 def continues(config: ModelConfig) -> bool:
     """Whether it can go on with a text, token by token."""
-    return config.mask == "causal" and isinstance(config.head, VocabularyOptions)
+    return config.mask != "bidirectional" and isinstance(config.head, VocabularyOptions)
 
 
 def kinds(shapes: Shapes) -> list[dict[str, Any]]:
