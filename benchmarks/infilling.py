@@ -1,64 +1,86 @@
-"""How many facts of short texts about people a GLM model fills in, exactly.
+"""How many facts a GLM model fills in, exactly, after it has learnt them by heart.
 
-python benchmarks/infilling.py runs/people/model [--count 100] [--beams 4]
+python benchmarks/infilling.py chronicle [--steps 400] [--beams 4] [--out runs/infilling]
 
-Each text is one of `handscroll data tasks --task chronicle --tokens 56 --questions 2 --restated`, about people that no
-such file is about: some sentences, two questions, two answers that restate a fact. Of one fact the answer is replaced
-by a blank, where it is stated or where it is restated, so that it can be read elsewhere in the text; or in both places,
-so that it can only be guessed. What is filled in counts if it is the answer, character by character.
+`chronicle` is a folder that `handscroll data chronicle` has written. Each sentence that states the fact of one of its
+questions is a text by itself; examples/glm.yaml learns them. Then the answer is replaced by a blank, and what is filled
+in counts if it is the answer, character by character. Beside it stand the commonest answer of a relation and language,
+which is what guessing gives, and how many sentences are continued word for word from their first half.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
 
 import torch
 
 import handscroll
 from handscroll.recipes.blanks import fill_blanks
-from handscroll.text.chronicle.document import estimate_tokens
-from handscroll.text.tasks import write_sample
+from handscroll.recipes.train import train
 
-TOKENS = 56
+RECIPE = Path(__file__).parents[1] / "examples" / "glm.yaml"
+SMALL = ["model.width=64", "model.heads=2", "model.feedforward_width=192", "model.window=128"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--count", type=int, default=100, help="texts per language")
+    parser.add_argument("chronicle", type=Path)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--beams", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/infilling"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = handscroll.load(options.model)
-    print("language   blank where the fact is   filled exactly   ended by itself")
+    facts = read_facts(options.chronicle)
+    rows = options.chronicle / "facts.jsonl"
+    rows.write_text("".join(json.dumps({"text": each["fact"]}, ensure_ascii=False) + "\n" for each in facts))
+    started = time.process_time()
+    overrides = [*SMALL, f"data.files={rows}", f"train.steps={options.steps}", f"out={options.out}"]
+    for progress in train(RECIPE, overrides=overrides):
+        if progress.step % 50 == 0:
+            print(f"step {progress.step}: loss {progress.loss:.3f}", flush=True)
+    print(f"{time.process_time() - started:.0f} CPU-seconds")
+    measure(facts, options.out / "model", options.beams)
+
+
+def read_facts(chronicle: Path) -> list[dict[str, str]]:
+    text = (chronicle / "text.txt").read_text(encoding="utf-8")
+    asked = map(json.loads, (chronicle / "questions.jsonl").open(encoding="utf-8"))
+    return [
+        {
+            "lang": row["lang"],
+            "relation": row["relation"],
+            "answer": row["answers"][0],
+            "fact": text[row["fact_start"] : row["fact_end"]],
+        }
+        for row in asked
+    ]
+
+
+def measure(facts: list[dict[str, str]], folder: Path, beams: int) -> None:
+    model, tokenizer = handscroll.load(folder)
+    answers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for each in facts:
+        answers[each["lang"], each["relation"]][each["answer"]] += 1
+    print("language   facts   filled exactly   ended by itself   commonest answer   continued")
     for lang in ("en", "zh"):
-        cases = [blanks(lang, number) for number in range(options.count)]
-        for case in cases[0]:
-            found = [
-                (fill_blanks(loaded.model, loaded.tokenizer, each[case][0], beams=options.beams)[-1], each[case][1])
-                for each in cases
-            ]
-            right = sum(filled.text.strip() == answer for filled, answer in found) / len(found)
-            whole = sum(filled.is_whole for filled, _ in found) / len(found)
-            print(f"{lang:8}   {case:23}   {right:14.0%}   {whole:15.0%}")
-
-
-def blanks(lang: str, number: int) -> dict[str, tuple[str, str]]:
-    """A text with a blank, and the answer, by where the blank is."""
-    sample = write_sample(
-        "chronicle", tokens=TOKENS, lang=lang, seed=f"asked/{number}", measure=estimate_tokens, questions=2
-    )
-    first, asked = sample.asked
-    answer, ((start, stop), *_) = asked.answers[0], asked.spans
-    stated = sample.context[:start] + sample.context[start:stop].replace(answer, "[MASK]") + sample.context[stop:]
-    restated = asked.restated.replace(answer, "[MASK]")
-    assert "[MASK]" in stated and "[MASK]" in restated, (answer, sample)
-    turns = f"\n{first.question}\n{first.restated}\n{asked.question}\n"
-    return {
-        "restated": (sample.context + turns + restated, answer),
-        "stated": (stated + turns + asked.restated, answer),
-        "stated and restated": (stated + turns + restated, answer),
-    }
+        some = [each for each in facts if each["lang"] == lang]
+        right = whole = commonest = continued = 0
+        for each in some:
+            blank = each["fact"].replace(each["answer"], "[MASK]", 1)
+            (filled,) = fill_blanks(model, tokenizer, blank, beams=beams)
+            right += filled.text.strip() == each["answer"]
+            whole += filled.is_whole
+            commonest += answers[lang, each["relation"]].most_common(1)[0][0] == each["answer"]
+            half = tokenizer.encode(each["fact"])
+            prompt = tokenizer.decode(half[: len(half) // 2])
+            tokens = handscroll.generate(model, tokenizer, prompt, max_new_tokens=64)
+            continued += prompt + "".join(token.text for token in tokens) == each["fact"]
+        shares = [f"{number / len(some):.0%}" for number in (right, whole, commonest, continued)]
+        print(f"{lang:8}   {len(some):5}   {shares[0]:>14}   {shares[1]:>15}   {shares[2]:>16}   {shares[3]:>9}")
 
 
 if __name__ == "__main__":
