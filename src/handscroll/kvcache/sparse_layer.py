@@ -22,6 +22,8 @@ from handscroll.model.position import Position
 
 
 class SparseLayer(FullLayer):
+    reads_prefix = False
+
     def __init__(self, position: Position, store: TokenStore, shared: PerForward, options: SparseOptions):
         super().__init__(position, store, shared)
         self.options = options

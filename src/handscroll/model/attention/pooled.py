@@ -134,6 +134,7 @@ class PooledMemory:
     """Pooled attention among the forward's own tokens. One serves all layers, and any recomputation."""
 
     some_may_ask = False
+    reads_prefix = False
     keeps_positions = True
 
     def __init__(self, config: ModelConfig, position: Position, layout: Layout, dropout: float = 0.0):

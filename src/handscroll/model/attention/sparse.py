@@ -25,6 +25,7 @@ class SparseMemory:
     """Sparse attention among the forward's own tokens. Stateless: one serves all layers."""
 
     some_may_ask = False
+    reads_prefix = False
     keeps_positions = True
 
     def __init__(self, config: ModelConfig, position: Position, layout: Layout, dropout: float = 0.0):
