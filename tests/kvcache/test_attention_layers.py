@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from handscroll.kvcache import POLICIES, make_policy
+from handscroll.kvcache import POLICIES, make_policy, usual_policy
 from handscroll.kvcache.plan import Text
 from handscroll.model import Cache, Capture, Layout, ModelConfig, Transformer
 from handscroll.model.attention import (
@@ -20,7 +20,7 @@ from handscroll.model.attention import (
     attention_kind,
 )
 from handscroll.model.config import AttentionOptions, PositionOptions, RopeOptions
-from handscroll.model.position import AlibiOptions, DynamicOptions
+from handscroll.model.position import AlibiOptions, DynamicOptions, RelativeOptions, make_position
 
 CONFIG = ModelConfig(
     vocab_size=50,
@@ -219,3 +219,20 @@ def test_what_is_planned_is_what_is_held(way: str, tokens: int) -> None:
         model(piece_BT, cache=cache)
         most = max(most, cache.bytes().device)
     assert make_policy("full").plan(model.config, Text(tokens, rows=2, chunk=40)).device == most
+
+
+@pytest.mark.parametrize(
+    ("changes", "usual"),
+    [
+        ({}, "block_memory"),
+        ({"position": AlibiOptions()}, "block_memory"),
+        ({"position": RelativeOptions()}, "full"),
+        ({"attention": LinearAttentionOptions()}, "full"),
+        ({"mask": "prefix"}, "full"),
+    ],
+    ids=str,
+)
+def test_what_a_model_remembers_by_where_nobody_says(changes: dict[str, Any], usual: str) -> None:
+    config = dataclasses.replace(CONFIG, **changes)
+    assert usual_policy(config) == usual
+    make_policy(usual).start(config, make_position(config), 2)

@@ -38,8 +38,8 @@ def ask(
     cache: Annotated[
         str | None,
         typer.Option(
-            help="With --file, the way of remembering: block_memory if none is given (full for a model that reads in "
-            "both directions), sliding_window and others. Its options follow with a dot, such as --cache.window=256.",
+            help="With --file, the way of remembering: block_memory if none is given (full for a model that it "
+            "can't serve), sliding_window and others. Its options follow with a dot, such as --cache.window=256.",
             show_default=False,
         ),
     ] = None,

@@ -48,7 +48,7 @@ CacheName = Annotated[
     str | None,
     typer.Option(
         help="The way of remembering: full, sliding_window, attention_sinks or block_memory, which is the default but "
-        "for models that read a prompt in both directions. Its options follow with a dot, such as --cache.window=256.",
+        "for models that it can't serve. Its options follow with a dot, such as --cache.window=256.",
         show_default=False,
     ),
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from handscroll.cli.commands import Device, Dtype, ModelName, dotted
+from handscroll.cli.commands import CacheName, Device, Dtype, ModelName, dotted
 from handscroll.cli.display import console, print_json, showing
 
 if TYPE_CHECKING:
@@ -29,13 +29,7 @@ def read(
         ),
     ],
     save: Annotated[Path, typer.Option(help="The file that the memory goes to, such as book.memory.")],
-    cache: Annotated[
-        str,
-        typer.Option(
-            help="The way of remembering, as for generate: block_memory, full, sliding_window and others. Its options "
-            "follow with a dot, such as --cache.window=256."
-        ),
-    ] = "block_memory",
+    cache: CacheName = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     resume: Annotated[
@@ -58,16 +52,18 @@ def read(
       handscroll read quickstart/model book.txt --save book.memory --resume
       handscroll read quickstart/model book.txt --save small.memory --cache quantized --cache.inner=block_memory
     """
-    policy = {"policy": cache, **dotted(ctx, "cache")}
+    cache_options = dotted(ctx, "cache")
     from handscroll.text import read_texts
 
     if save.is_file() and not resume:
         raise ValueError(f"{save} exists already: ask it, go on with it (--resume), or give another name")
     text = "\n".join(read_texts(files))
     import handscroll
+    from handscroll.kvcache import usual_policy
     from handscroll.recipes.read import begin, go_on, length_of
 
     loaded = handscroll.load(model, dtype=dtype, device=device)
+    policy = {"policy": cache or usual_policy(loaded.model.config), **cache_options}
     memory = begin(loaded.model, loaded.tokenizer, text, policy, model)
     if resume:
         memory = go_on(save, loaded.model, memory)

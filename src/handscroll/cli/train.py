@@ -151,8 +151,6 @@ def _train(recipe: Recipe, people: Console, resume: bool, as_json: bool) -> None
             display.advance(step_event(progress))
     if not parallel.is_first():
         return
-    from handscroll.model.checkpoint import load_shapes
-    from handscroll.model.config import GroupedQueryOptions
 
     log = read_log(out)
     last = log[-1]
@@ -174,8 +172,7 @@ def _train(recipe: Recipe, people: Console, resume: bool, as_json: bool) -> None
         text = f"Once upon a {mask_of(out / MODEL)}."
         people.print(f'\nGo on with:\n  handscroll fill {out / MODEL} "{text}"', markup=False)
         return
-    cache = "" if isinstance(load_shapes(out / MODEL).config.attention, GroupedQueryOptions) else " --cache full"
-    people.print(f'\nGo on with:\n  handscroll generate {out / MODEL} "Once upon a time"{cache}')
+    people.print(f'\nGo on with:\n  handscroll generate {out / MODEL} "Once upon a time"')
 
 
 def mask_of(model: Path) -> str:

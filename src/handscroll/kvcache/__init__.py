@@ -35,6 +35,7 @@ from handscroll.kvcache.segment_recurrence import SegmentRecurrence
 from handscroll.kvcache.sliding_window import SlidingWindow
 from handscroll.kvcache.snapkv import SnapKV
 from handscroll.model.config import ModelConfig
+from handscroll.model.position import make_position
 
 if TYPE_CHECKING:
     from handscroll.text import Tokenizer
@@ -88,8 +89,17 @@ def make_policy(name: str | Mapping[str, Any] | Policy) -> Policy:
 
 
 def usual_policy(config: ModelConfig) -> str:
-    """What a model remembers by where nobody says: a prefix that is read in both directions has to be held whole."""
-    return "full" if config.mask == "prefix" else "block_memory"
+    """What a model remembers by where nobody says: block_memory, or full where attention or positions forbid it.
+
+    A prefix that is read in both directions has to be held whole, too.
+    """
+    if config.mask == "prefix":
+        return "full"
+    try:
+        BlockMemory().start(config, make_position(config), 1)
+    except ValueError:
+        return "full"
+    return "block_memory"
 
 
 def cuts_sentences(policy: Policy) -> bool:
