@@ -11,7 +11,7 @@ To add a policy:
    `LayerCache`;
 2. rotate keys at insertion where nothing moves, at use where keys move or `position.depends_on_length`: then for the
    length of what is attended to; where `position.adds_bias`, attend with its bias between the same positions; decide
-   visibility by index alone;
+   visibility by index alone, and by a layout's prefix where the layer `reads_prefix`;
 3. give the layer `select`, `join`, `state` and `restore` for what it holds beside its store, which has its own;
 4. add one line to `POLICIES` below;
 5. the contract tests in `tests/kvcache/` run over every entry of the dict by themselves.
