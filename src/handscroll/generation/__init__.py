@@ -5,6 +5,7 @@
 - `options.py` how a token is picked (`Sampling`, frozen); `sampling.py` picks it, each row from a stream of its own;
   `logits/` holds what is done to logits, one file each, and its order; `seen.py` what rows have said
 - `beam_search.py` and `best_of.py` try several continuations of one prompt
+- `frames.py` where tokens stand for a model that reads what it goes on from in both directions, or fills blanks
 - `sentences.py` a text as one vector, of sentence encoders and any other model
 
 To add a way of picking tokens: see `logits/__init__.py`.
