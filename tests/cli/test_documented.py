@@ -43,6 +43,7 @@ SMALLER = {
     "handscroll train examples/glm.yaml": f"{NEW_MODEL} {ONE_STEP}",
     "handscroll train examples/prefix.yaml": f"{NEW_MODEL} {ONE_STEP}",
     "handscroll fill runs/glm/model": "--max-new-tokens 3",
+    "handscroll train examples/ernie.yaml": f"model.width=32 model.layers=1 {ONE_STEP}",
     "handscroll train": ONE_STEP,
     "handscroll extend runs/pretrain/model": f"--to 256 {ONE_STEP}",
     "handscroll extend": "--to 256",

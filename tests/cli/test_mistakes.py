@@ -116,6 +116,14 @@ MISTAKES = {
         ["train", "recipe.yaml", "objective=masked_lm", "model.mask=bidirectional"],
         "use head=pretraining, or next_sentence=false",
     ),
+    "a dictionary that isn't there": (
+        ["data", "inspect", "text.txt", "--objective", "ernie", "--objective.dictionary=names.txt"],
+        "dictionary=names.txt can't be read",
+    ),
+    "dialogues without their head": (
+        ["train", "recipe.yaml", "objective=ernie", "model.mask=bidirectional"],
+        "use head=pretraining, or dialogue=false",
+    ),
     "text for sft": (
         ["data", "inspect", "text.txt", "--tokenizer", "model", "--objective", "sft"],
         "text.txt: a row of kind text, and sft learns from completion, messages",

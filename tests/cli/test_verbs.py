@@ -121,6 +121,28 @@ def test_the_bert_example_hides_learns_and_fills(run: Run) -> None:
     assert filled.code == 0, filled.err
 
 
+def test_the_ernie_example_hides_whole_names_and_judges(run: Run) -> None:
+    people = ["data", "tasks", "--task", "chronicle", "--tokens", "60", "--questions", "2", "--count", "40"]
+    assert run(*people, "--restated", "--out", "people.jsonl").code == 0
+    Path("names.txt").write_text("鼓乐\n", encoding="utf-8")
+    inspect = ["data", "inspect", "people.jsonl", "--objective", "ernie", "--objective.masked=0.4", "--rows", "8"]
+    looked = run(*inspect, "--objective.dictionary=names.txt")
+    assert looked.code == 0, looked.err
+    assert re.search(r"people.jsonl:1: messages, \d+ tokens, \d+ learnt, fake [01], entities \d+, straddl", looked.out)
+    result = json.loads(run(*inspect, "--json").out)
+    levels = {piece.get("level") for row in result["shown"] for piece in row["views"][0] if piece["supervised"]}
+    assert levels == {"token", "phrase", "entity"}
+    small = ["model.width=16", "model.layers=1", "model.heads=2", "tokenizer.vocab_size=300", "train.steps=2"]
+    given = [*small, "train.windows_per_step=2", "data.held_out=0.1", "objective.dictionary=names.txt"]
+    trained = run("train", str(EXAMPLES / "ernie.yaml"), *given)
+    assert trained.code == 0, trained.err
+    line = json.loads(Path("runs/ernie/log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert line["terms"].keys() == {"mlm", "dialogue"}
+    accuracies = {f"{name}_accuracy" for name in ("token", "phrase", "entity", "dialogue")}
+    assert line["metrics"].keys() == line["evaluation"]["metrics"].keys()
+    assert line["metrics"].keys() == accuracies | {"without_entity", "alone", "straddling"}
+
+
 def test_the_lossless_example_runs(run: Run) -> None:
     written = ["data", "tasks", "--task", "chronicle", "--tokens", "340", "--questions", "6", "--count", "4"]
     ran = run(*written, "--restated", "--out", "lossless.jsonl")

@@ -94,7 +94,7 @@ MISTAKES = {
     "no folder": ("out=''", 'out="": it must not be empty'),
     "unknown objective": (
         "objective=stf",
-        "objective.name=stf is unknown; did you mean sft? Known are causal_lm, sft, masked_lm, prefix_lm, glm",
+        "objective.name=stf is unknown; did you mean sft? Known are causal_lm, sft, masked_lm, prefix_lm, glm, ernie",
     ),
     "an option of another objective": (
         "objective.crossbatch=[0]",

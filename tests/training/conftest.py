@@ -12,6 +12,7 @@ from handscroll.model import ModelConfig, Transformer
 from handscroll.model.config import EmbeddingOptions
 from handscroll.model.heads import PretrainingOptions
 from handscroll.model.position import Rope2dOptions
+from handscroll.text.units import Mark
 from handscroll.training import GLM, OBJECTIVES, Objective, TokenRow, Vocabulary
 
 VOCABULARY = 50
@@ -35,6 +36,7 @@ EXAMPLES = {
     "masked_lm": Example({"vocabulary": KNOWN}, ENCODER),
     "prefix_lm": Example({}, {"mask": "prefix"}),
     "glm": Example({"vocabulary": BLANKS}, {"mask": "prefix", "position": Rope2dOptions()}),
+    "ernie": Example({"vocabulary": KNOWN}, ENCODER),
 }
 
 
@@ -77,11 +79,21 @@ def make_model() -> Callable[..., Transformer]:
 
 @pytest.fixture
 def make_rows() -> Callable[..., list[TokenRow]]:
-    """Rows of these lengths, each a random pattern of 4 tokens over and over, alternately supervised by halves."""
+    """Rows of these lengths, each a random pattern of 4 tokens over and over, alternately supervised by halves.
+
+    Each is a conversation of a query and a response, and every third token begins a unit.
+    """
 
     def make(*lengths: int, seed: int = 0, masked: bool = False) -> list[TokenRow]:
         rng = np.random.default_rng(seed)
         rows = [np.resize(rng.integers(1, VOCABULARY, 4), length) for length in lengths]
-        return [TokenRow(ids, np.arange(len(ids)) >= len(ids) // 2 if masked else None) for ids in rows]
+        return [TokenRow(ids, np.arange(len(ids)) >= len(ids) // 2 if masked else None, units(ids)) for ids in rows]
 
     return make
+
+
+def units(ids: np.ndarray) -> np.ndarray:
+    place = np.arange(len(ids))
+    marks = np.where(place % 3 == 0, Mark.WORD | Mark.UNIT, Mark.WORD) | place // 3 % 3
+    marks |= np.where(place >= len(ids) // 2, Mark.RESPONSE, 0)
+    return (marks | np.where(place % max(1, len(ids) // 2) == 0, Mark.TURN, 0)).astype(np.uint8)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from handscroll.training import PackedSource, TokenFile, TokenRow
-from handscroll.training.token_file import IDS
+from handscroll.training.token_file import IDS, UNITS
 from handscroll.training.token_rows import TokenList
 
 MakeRows = Callable[..., list[TokenRow]]
@@ -42,9 +42,20 @@ def test_a_file_serves_the_same_windows_as_memory(
     assert ours.identity() == theirs.identity()
 
 
-def test_every_part_of_a_row_has_its_own_mask(tmp_path: Path) -> None:
+def test_every_part_of_a_row_has_its_own_mask_and_units(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    rows = [TokenRow(rng.integers(0, 99, n), rng.random(n) < 0.5) for n in (13, 1, 8, 29)]
+    rows = [
+        TokenRow(rng.integers(0, 99, n), rng.random(n) < 0.5, rng.integers(0, 128, n).astype(np.uint8))
+        for n in (13, 1, 8, 29)
+    ]
+    written, held = TokenFile.write(tmp_path / "tokens", rows, 99, "key"), TokenList(rows)
+    without = [TokenRow(row.ids, row.supervised) for row in rows]
+    assert written.digest() == held.digest() != TokenList(without).digest()
+    with pytest.raises(ValueError, match="some rows have units"):
+        TokenFile.write(tmp_path / "mixed", [rows[0], without[1]], 99, "key")
+    (tmp_path / "tokens" / UNITS).write_bytes(b"1234")
+    with pytest.raises(ValueError, match=r"units.bin should have 51 bytes"):
+        TokenFile.opened(tmp_path / "tokens", "key")
     written = TokenFile.write(tmp_path / "tokens", rows, 99, "key")
     for number, row in enumerate(rows):
         for start in range(len(row.ids)):
@@ -53,6 +64,10 @@ def test_every_part_of_a_row_has_its_own_mask(tmp_path: Path) -> None:
                 assert np.array_equal(part.ids, row.ids[start:stop])
                 assert row.supervised is not None
                 assert np.array_equal(np.asarray(part.supervised), row.supervised[start:stop])
+                assert row.units is not None
+                for units in (part.units, held.part(number, start, stop).units):
+                    assert units is not None
+                    assert np.array_equal(units, row.units[start:stop])
 
 
 def test_other_rows_are_written_anew_and_a_failure_leaves_nothing(make_rows: MakeRows, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from handscroll.recipes.inspection import Hiding
     from handscroll.text import Tokenizer
+# Of what is hidden, by the level of its unit.
+COLOURS = {"token": "green", "phrase": "yellow", "entity": "cyan"}
 
 app = typer.Typer(help="Make text to train and measure on, and look at it.", no_args_is_help=True)
 
@@ -215,7 +217,8 @@ def inspect(
 
     What a row is, its columns say: text; messages; prompt and completion; prompt, chosen and rejected;
     instruction, input and output (Alpaca); conversations (ShareGPT). The chat template is applied and control tokens
-    are visible. What is learnt is coloured on a terminal, and stands in ⟦ ⟧ elsewhere; behind → what is hidden there.
+    are visible. What is learnt is coloured on a terminal, and stands in ⟦ ⟧ elsewhere; behind → what is hidden there,
+    and its level where an objective has several.
 
     Examples:
 
@@ -252,13 +255,13 @@ def looked_through(
     from handscroll.recipes.inspection import Hiding
     from handscroll.recipes.reading import read_objective
     from handscroll.recipes.schema import Data, NewTokenizer
-    from handscroll.recipes.train import learn_tokenizer, make_objective
+    from handscroll.recipes.train import learn_tokenizer, make_finder, make_objective
 
     section = read_objective(name, options)
     if tokenizer is None:
         tokenizer = learn_tokenizer(NewTokenizer(), Data(files=tuple(map(str, files)), skip_bad=True), name)
     objective = make_objective(section, tokenizer, place)
-    return tokenizer, Hiding(objective, seed) if objective.needs.roles else None
+    return tokenizer, Hiding(objective, seed, make_finder(section)) if objective.needs.roles else None
 
 
 def print_rows(target: Console, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -277,7 +280,10 @@ def print_rows(target: Console, rows: Sequence[Mapping[str, Any]]) -> None:
                 shown, hides = (part.replace("\x1b", "\u241b") for part in (piece["text"], piece.get("hides", "")))
                 left, right = ("\u27e6", "\u27e7") if piece["supervised"] and not target.is_terminal else ("", "")
                 if "hides" in piece:
-                    text.append(f"{left}{shown}\u2192", "magenta").append(f"{hides}{right}", "green underline")
+                    colour = COLOURS.get(piece.get("level", ""), "green")
+                    level = f":{piece['level']}" if "level" in piece else ""
+                    text.append(f"{left}{shown}\u2192", "magenta").append(hides, f"{colour} underline")
+                    text.append(f"{level}{right}", colour)
                 else:
                     text.append(f"{left}{shown}{right}", "green underline" if piece["supervised"] else "")
             target.print(text)

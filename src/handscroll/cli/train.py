@@ -168,7 +168,7 @@ def _train(recipe: Recipe, people: Console, resume: bool, as_json: bool) -> None
             + "".join(f", {name} {value:.3f}" for name, value in best.get("metrics", {}).items())
         )
     people.print(f"The report is {out / REPORT}: one page, open it in a browser.")
-    if recipe.objective.name == "masked_lm":
+    if recipe.objective.name in ("masked_lm", "ernie"):
         text = f"Once upon a {mask_of(out / MODEL)}."
         people.print(f'\nGo on with:\n  handscroll fill {out / MODEL} "{text}"', markup=False)
         return

@@ -12,11 +12,13 @@ from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from handscroll.recipes.documents import batches, completion_tokens, tokenised
+from handscroll.recipes.documents import BATCH, SLOW_BATCH, batches, completion_tokens, tokenised
 from handscroll.recipes.events import Advance, Event, Finished
 from handscroll.recipes.made import Made, Piece, make
 from handscroll.text import Corpus, Located, Tokenizer, chat_tokens, kind_of, row_text
+from handscroll.text.units import UnitFinder
 from handscroll.training import Objective, TokenRow
 
 # Of a longer row the middle is left out.
@@ -25,17 +27,25 @@ KILOBYTE = 1000
 
 
 class View(NamedTuple):
-    """What the model sees of a row: its tokens, and which of them are learnt."""
+    """What the model sees of a row: its tokens, and which of them are learnt; their units where they were found."""
 
     ids: list[int]
     mask: list[bool]
+    units: NDArray[np.uint8] | None = None
+
+    @property
+    def shown(self) -> TokenRow:
+        """Its beginning, as a row of its own."""
+        units = None if self.units is None else self.units[: HEAD + TAIL]
+        return TokenRow(np.array(self.ids[: HEAD + TAIL]), units=units)
 
 
 class Hiding(NamedTuple):
-    """An objective that hides tokens, and the seed that it draws from."""
+    """An objective that hides tokens, the seed that it draws from, and what finds units where it needs them."""
 
     objective: Objective
     seed: int = 0
+    finder: UnitFinder | None = None
 
 
 def inspect(
@@ -53,8 +63,9 @@ def inspect(
     tokens = supervised = characters = 0
     longest = (0, "")
     first: list[tuple[Located, TokenRow]] = []
-    for batch in batches(corpus):
-        for located, views in _viewed(batch, corpus, tokenizer, objective):
+    finder = None if hiding is None else hiding.finder
+    for batch in batches(corpus, BATCH if finder is None else SLOW_BATCH):
+        for located, views in _viewed(batch, corpus, tokenizer, objective, finder):
             kinds[kind_of(located.row)] += 1
             size = sum(len(view.ids) for view in views)
             if tokenizer is None:
@@ -67,7 +78,7 @@ def inspect(
                 if hiding is None:
                     shown.append(_shown(located, views, tokenizer))
                 else:
-                    first.append((located, TokenRow(np.array(views[0].ids[: HEAD + TAIL]))))
+                    first.append((located, views[0].shown))
         yield Advance("reading", corpus.read / KILOBYTE, corpus.size / KILOBYTE, "kB")
     if not kinds:
         corpus.nothing("row that can be learnt")
@@ -92,7 +103,11 @@ def inspect(
 
 
 def _viewed(
-    batch: Sequence[Located], corpus: Corpus, tokenizer: Tokenizer | None, objective: str | None
+    batch: Sequence[Located],
+    corpus: Corpus,
+    tokenizer: Tokenizer | None,
+    objective: str | None,
+    finder: UnitFinder | None,
 ) -> Iterator[tuple[Located, list[View]]]:
     """Each row with what the model sees of it: one row of tokens, or two of a pair; none without a tokenizer."""
     for kind, group in groupby(batch, lambda located: kind_of(located.row)):
@@ -102,7 +117,7 @@ def _viewed(
             yield from _pairs(group, corpus, tokenizer)
         else:
             how = objective or ("causal_lm" if kind == "text" else "sft")
-            for located, row in tokenised([*group], tokenizer, how, corpus.fail):
+            for located, row in tokenised([*group], tokenizer, how, corpus.fail, finder):
                 yield located, [_marked(row)]
 
 
@@ -129,7 +144,7 @@ def _marked(row: TokenRow) -> View:
     """The row with a mask: all but the first token, which is never predicted, where it has none."""
     mask = np.ones(len(row.ids), dtype=bool) if row.supervised is None else np.array(row.supervised)
     mask[0] = False
-    return View(np.asarray(row.ids).tolist(), mask.tolist())
+    return View(np.asarray(row.ids).tolist(), mask.tolist(), row.units)
 
 
 def _shown(located: Located, views: Sequence[View], tokenizer: Tokenizer | None) -> dict[str, Any]:
@@ -155,7 +170,7 @@ def _hidden(located: Located, made: Made) -> dict[str, Any]:
 
 
 def _pieces(view: View, tokenizer: Tokenizer) -> Iterator[Piece]:
-    ids, mask = view
+    ids, mask = view.ids, view.mask
     left_out = len(ids) - HEAD - TAIL
     if left_out > 0:
         yield from _runs(ids[:HEAD], mask[:HEAD], tokenizer)

@@ -12,19 +12,26 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from handscroll.kernels.likelihood import IGNORE
 from handscroll.text import Tokenizer
+from handscroll.text.units import LEVELS
 from handscroll.training import Objective, TokenRow
+from handscroll.training.objectives.ernie import LEVEL
 from handscroll.training.randomness import generator
 
 
 class Piece(NamedTuple):
-    """Neighbouring tokens as text, all of them learnt or none; `hides` is what stood where they stand."""
+    """Neighbouring tokens as text, all of them learnt or none; `hides` is what stood where they stand.
+
+    `level`: that of the unit which they are (`text/units/`), where the objective hides units.
+    """
 
     text: str
     supervised: bool
     hides: str | None = None
+    level: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {key: value for key, value in self._asdict().items() if value is not None}
@@ -52,23 +59,28 @@ def make(objective: Objective, rows: Sequence[TokenRow], tokenizer: Tokenizer, s
         else:
             told_T, hidden_T = targets_T != IGNORE, targets_T
         labels = {name: labels_BT[window].numpy()[is_real_T] for name, labels_BT in batch.labels.items()}
+        levels = [None if level == IGNORE else LEVELS[level] for level in labels.pop(LEVEL, [])]
         yield Made(
             len(ids_T),
             int(told_T.sum()),
-            list(_pieces(ids_T.tolist(), told_T.tolist(), None if hidden_T is None else hidden_T.tolist(), tokenizer)),
+            list(_pieces(ids_T.tolist(), told_T.tolist(), hidden_T, levels or [None] * len(ids_T), tokenizer)),
             {name: labels_T[labels_T != IGNORE].tolist() for name, labels_T in labels.items()},
         )
 
 
 def _pieces(
-    ids: Sequence[int], told: Sequence[bool], hidden: Sequence[int] | None, tokenizer: Tokenizer
+    ids: Sequence[int],
+    told: Sequence[bool],
+    hidden_T: NDArray[np.int64] | None,
+    levels: Sequence[str | None],
+    tokenizer: Tokenizer,
 ) -> Iterator[Piece]:
     start = 0
-    for is_told, run in groupby(told):
+    for (is_told, level), run in groupby(zip(told, levels, strict=True)):
         stop = start + len([*run])
         before = ids[max(0, start - 1) : start]
-        hides = _after(before, hidden[start:stop], tokenizer) if is_told and hidden is not None else None
-        yield Piece(_after(before, ids[start:stop], tokenizer), is_told, hides)
+        hides = _after(before, hidden_T[start:stop].tolist(), tokenizer) if is_told and hidden_T is not None else None
+        yield Piece(_after(before, ids[start:stop], tokenizer), is_told, hides, level)
         start = stop
 
 

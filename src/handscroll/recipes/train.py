@@ -35,6 +35,7 @@ from handscroll.recipes.sections import Named, options_of
 from handscroll.recipes.tensorboard import TENSORBOARD, TensorBoardLog
 from handscroll.text import Tokenizer
 from handscroll.text.files import write_files
+from handscroll.text.units import UnitFinder
 from handscroll.training import (
     OBJECTIVES,
     OPTIMIZERS,
@@ -135,6 +136,13 @@ def make_objective(section: Named, tokenizer: Tokenizer, origin: str, window: in
     return cast(Objective, options_of(section, kind, **given))
 
 
+def make_finder(section: Named) -> UnitFinder | None:
+    """What finds words and entities, for an objective that needs them."""
+    if not OBJECTIVES[section.name].needs.units:
+        return None
+    return UnitFinder.of(getattr(section, "dictionary", None))
+
+
 def _origin(recipe: Recipe) -> str:
     """Where the tokenizer comes from."""
     if isinstance(recipe.tokenizer, FromFolder):
@@ -224,14 +232,15 @@ def training_data(
     recipe: Recipe, tokenizer: Tokenizer, tokens: Path | None, watch: Watch
 ) -> tuple[list[TokenRows], list[TokenRows]]:
     """The parts to train on, and what to evaluate on, if anything."""
-    data = read_data(recipe.data, tokenizer, recipe.objective.name, tokens, watch)
+    finder = make_finder(recipe.objective)
+    data = read_data(recipe.data, tokenizer, recipe.objective.name, tokens, watch, finder)
     if recipe.data.held_out is not None:
         splits = [hold_out(rows, recipe.data.held_out, recipe.train.seed) for rows in data]
         return [split.training for split in splits], [split.held_out for split in splits]
     if recipe.data.eval is not None:
         own = Data(files=recipe.data.eval, skip_bad=recipe.data.skip_bad)
         folder = None if tokens is None else tokens / EVALUATED
-        return data, read_data(own, tokenizer, recipe.objective.name, folder, watch)
+        return data, read_data(own, tokenizer, recipe.objective.name, folder, watch, finder)
     return data, []
 
 

@@ -24,7 +24,7 @@ def words_of(text: str) -> list[str]:
     end = 0
     for run in HAN_RUN.finditer(text):
         words += [text[end : run.start()]] if run.start() > end else []
-        words += _dictionary().cut(run.group())
+        words += shared_dictionary().cut(run.group())
         end = run.end()
     return [*words, text[end:]] if end < len(text) else words
 
@@ -44,7 +44,13 @@ class JiebaCutter:
 
 
 @lru_cache(maxsize=1)
-def _dictionary() -> Any:
+def shared_dictionary() -> Any:
+    """jieba's own; not to be changed."""
+    return new_dictionary()
+
+
+def new_dictionary() -> Any:
+    """A `jieba.Tokenizer` that words may be added to."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own source, in some versions of Python
         import jieba  # type: ignore[import-untyped]

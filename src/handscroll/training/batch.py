@@ -27,10 +27,12 @@ class TokenRow(NamedTuple):
     """One document: its token ids, and which of them are supervised (None: all of them).
 
     `supervised[t]` speaks of token t as something to predict; the first token of a document is never predicted.
+    `units`: which tokens belong together, a mark of `text/units/marks.py` each; None: nobody has looked.
     """
 
     ids: Sequence[int] | NDArray[np.integer]
     supervised: Sequence[bool] | NDArray[np.bool_] | None = None
+    units: NDArray[np.uint8] | None = None
 
 
 Window = Sequence[TokenRow]

@@ -46,6 +46,7 @@ class Evaluation:
             for row in (row for window in batch for row in window):
                 digest.update(np.asarray(row.ids, dtype=np.int64).tobytes())
                 digest.update(b"-" if row.supervised is None else np.asarray(row.supervised, dtype=bool).tobytes())
+                digest.update(b"" if row.units is None else row.units.tobytes())
             digest.update(b"|")
         return {"every": self.every, "patience": self.patience, "windows": digest.hexdigest()[:16]}
 

@@ -41,8 +41,7 @@ class TokenList:
         self.is_masked = any(row.supervised is not None for row in self._rows)
 
     def part(self, row: int, start: int, stop: int) -> TokenRow:
-        ids, supervised = self._rows[row]
-        return TokenRow(ids[start:stop], None if supervised is None else supervised[start:stop])
+        return TokenRow(*(None if each is None else each[start:stop] for each in self._rows[row]))  # type: ignore[arg-type]
 
     def digest(self) -> str:
         digest = RowsDigest()
@@ -88,6 +87,8 @@ class RowsDigest:
         self._sha.update(len(row.ids).to_bytes(8, "little"))
         self._sha.update(np.asarray(row.ids, dtype="<u4").tobytes())
         self._sha.update(b"-" if row.supervised is None else np.packbits(row.supervised).tobytes())
+        if row.units is not None:
+            self._sha.update(b"units" + row.units.tobytes())
 
     def finish(self) -> str:
         return self._sha.hexdigest()
@@ -98,7 +99,8 @@ def as_arrays(row: TokenRow) -> TokenRow:
     supervised = None if row.supervised is None else np.asarray(row.supervised, dtype=bool)
     if supervised is not None and len(supervised) != len(ids):
         raise ValueError(f"a row of {len(ids)} ids has a mask of {len(supervised)}: they must be equally long")
-    return TokenRow(ids, supervised)
+    assert row.units is None or len(row.units) == len(ids), "a mark a token"
+    return TokenRow(ids, supervised, row.units)
 
 
 def learnt(row: TokenRow) -> int:

@@ -12,6 +12,7 @@ the docstring, and one line in `OBJECTIVES`; the contract tests in `tests/traini
 from typing import Any
 
 from handscroll.training.objectives.causal_lm import CausalLM
+from handscroll.training.objectives.ernie import Ernie
 from handscroll.training.objectives.glm import GLM
 from handscroll.training.objectives.masked_lm import MaskedLM
 from handscroll.training.objectives.objective import (
@@ -34,6 +35,7 @@ OBJECTIVES: dict[str, type[Any]] = {
     "masked_lm": MaskedLM,
     "prefix_lm": PrefixLM,
     "glm": GLM,
+    "ernie": Ernie,
 }
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "OBJECTIVES",
     "SFT",
     "CausalLM",
+    "Ernie",
     "Loss",
     "MaskedLM",
     "Models",

@@ -25,9 +25,21 @@ def choose(may_BT: Tensor, share: float, rng: torch.Generator) -> Tensor:
     return chosen_BT
 
 
-def hide(tokens_BT: Tensor, chosen_BT: Tensor, mask_id: int, vocab_size: int, rng: torch.Generator) -> Tensor:
-    """The tokens with the chosen ones hidden; random ones are of the whole vocabulary, as in BERT's code. Pure."""
+def hide(
+    tokens_BT: Tensor,
+    chosen_BT: Tensor,
+    mask_id: int,
+    vocab_size: int,
+    rng: torch.Generator,
+    lead_BT: Tensor | None = None,
+) -> Tensor:
+    """The tokens with the chosen ones hidden; random ones are of the whole vocabulary, as in BERT's code. Pure.
+
+    Tokens with the same number in `lead_BT`, a place of the flattened batch, are hidden in the same way. Of any shape.
+    """
     draw_BT = torch.rand(tokens_BT.shape, generator=rng)
+    if lead_BT is not None:
+        draw_BT = draw_BT.flatten()[lead_BT]
     random_BT = torch.randint(vocab_size, tokens_BT.shape, generator=rng)
     hidden_BT = torch.where(chosen_BT & (draw_BT < MASKED), mask_id, tokens_BT)
     return torch.where(chosen_BT & (draw_BT >= MASKED) & (draw_BT < MASKED + RANDOM), random_BT, hidden_BT)

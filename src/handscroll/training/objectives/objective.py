@@ -59,6 +59,7 @@ class Needs(NamedTuple):
     come bare, without the tokenizer's own opening and end.
     `is_bounded`: how much it adds it decides within a window of fixed size, its field `window`.
     `is_shifted`: a place tells the token after it; else the one that stands, or is hidden, at the place itself.
+    `units`: rows come with theirs.
     """
 
     roles: tuple[str, ...] = ()
@@ -67,6 +68,7 @@ class Needs(NamedTuple):
     room: int = 0
     is_bounded: bool = False
     is_shifted: bool = True
+    units: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
