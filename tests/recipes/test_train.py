@@ -122,7 +122,7 @@ def test_answers_are_learnt_from_messages(recipe: dict[str, Any], tmp_path: Path
     recipe |= {"objective": "sft", "data": {"files": [str(chats)]}}
     recipe["train"] |= {"window": 24, "steps": 2}
     prepared = prepare(read_recipe(recipe))
-    _, supervised = prepared.source.windows(0, 0)[0][0]
+    supervised = prepared.source.windows(0, 0)[0][0].supervised
     assert supervised is not None
     assert 0 < sum(supervised) < len(supervised)
     plain = [progress.loss for progress in train(recipe)]
