@@ -3,8 +3,8 @@
 - `commands.py` what all verbs share: mistakes in one line, exit codes, options with a dot
 - `decoding.py` the options of verbs that generate
 - `display.py` bars on a terminal, sparse lines elsewhere, JSON for scripts
-- one file a verb: `quickstart.py`, `data.py`, `tokenizer.py`, `train.py`, `compare.py`, `extend.py`, `inspect.py`,
-  `generate.py`, `chat.py`, `read.py`, `ask.py`, `embed.py`, `fill.py`, `evaluate.py`
+- one file a verb: `quickstart.py`, `data.py`, `tokenizer.py`, `train.py`, `compare.py`, `extend.py`, `convert.py`,
+  `inspect.py`, `generate.py`, `chat.py`, `read.py`, `ask.py`, `embed.py`, `fill.py`, `evaluate.py`
 
 What it promises: results on stdout, and with `--json` nothing else there. Exit codes: 0 done, 1 failed while running,
 2 a mistake of the user's (one line, no traceback), 130 interrupted. `--help` answers at once: what a verb needs is
@@ -25,6 +25,7 @@ from handscroll.cli.ask import ask
 from handscroll.cli.chat import chat
 from handscroll.cli.commands import Commands, DottedCommand
 from handscroll.cli.compare import compare
+from handscroll.cli.convert import convert
 from handscroll.cli.embed import embed
 from handscroll.cli.evaluate import evaluate
 from handscroll.cli.extend import extend
@@ -61,6 +62,7 @@ app.add_typer(tokenizer.app, name="tokenizer")
 app.command("train", short_help="Run a training recipe.")(train)
 app.command("compare", short_help="Train variants of a recipe side by side.")(compare)
 app.command("extend", cls=DottedCommand, short_help="Give a model a longer window.")(extend)
+app.command("convert", short_help="Let a model's heads share keys and values.")(convert)
 app.command("inspect", cls=DottedCommand, short_help="Show what a model is made of and needs.")(inspect)
 app.command("generate", cls=DottedCommand, short_help="Continue a text, or answer a message.")(generate)
 app.command("chat", cls=DottedCommand, short_help="Talk with a model, also about a document.")(chat)

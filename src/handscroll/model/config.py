@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
@@ -186,7 +187,27 @@ class AttentionOptions:
 
 @dataclass(frozen=True)
 class GroupedQueryOptions(AttentionOptions):
-    """Softmax attention to all that a token sees; how many heads share keys and values, `num_kv_heads` says."""
+    """Softmax attention to all that a token sees; how many heads share keys and values, `num_kv_heads` says.
+
+    `scale`: what products of queries and keys are multiplied by; None: 1 / sqrt(head width) (arXiv 1706.03762, section
+    3.2.1), which keeps their spread from growing with the width.
+    """
+
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not (self.scale > 0 and math.isfinite(self.scale)):
+            raise ValueError(
+                f"attention scale={self.scale}: scores are multiplied by it; give a number above 0, 1.0 for plain "
+                "products, or leave it out for 1 / sqrt(head width)"
+            )
+
+    def check(self, config: ModelConfig) -> None:
+        if self.scale is not None and config.position.asks_query:
+            raise ValueError(
+                f"attention scale={self.scale}: what relative positions add to scores is divided by sqrt(head width), "
+                "whatever the scale: leave it out, or use other positions"
+            )
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,16 @@ says `model: {from: FOLDER, stretch: {method: yarn, to: 32768}}`, and that is wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from handscroll.model import ModelConfig
 from handscroll.model.checkpoint import resolve
-from handscroll.model.stretching import with_config
+from handscroll.model.stretching import stretch, with_config
 from handscroll.recipes.events import Event, Finished, Said, step_event
-from handscroll.recipes.folders import Stretched, allow_length, load_folder, read_stretched, save_folder
-from handscroll.recipes.output import check_writable
-from handscroll.recipes.reading import read_recipe
-from handscroll.recipes.train import train
+from handscroll.recipes.folders import Changed, allow_length, load_folder, read_changed, save_folder
+from handscroll.recipes.tuning import check_new, tuning
 from handscroll.training import Progress
 
 
@@ -41,25 +38,14 @@ def extend(
     Raises ValueError for what can't be stretched so, and for an `out` that exists.
     """
     out, options = Path(out), dict(options or {})
-    check_writable(out)
-    if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"{out} exists already: give the name of a new folder")
-    if tune is None and (changes or resume):
-        what = changes[0] if changes else "resume"
-        raise ValueError(f"{what} belongs to a training run: give its recipe as tune, or leave it out")
-    configs = read_stretched(resolve(model), method, to, options)
-    steps: Iterator[Progress] | None = None
-    if tune is not None:
-        start = {"from": str(model), "stretch": {"method": method, "to": to, **options}}
-        recipe = read_recipe(tune, [*changes, f"model={json.dumps(start, ensure_ascii=False)}", "tokenizer=null"])
-        if Path(recipe.out).absolute() == out.absolute():
-            raise ValueError(f"the recipe's out is {out}, too: give one folder for the run, another for the model")
-        steps = train(recipe, resume=resume, model_folder=out)
-    return _run(str(model), out, method, to, configs, steps)
+    check_new(out)
+    configs = read_changed(resolve(model), lambda config: stretch(config, method, to, options))
+    start = {"from": str(model), "stretch": {"method": method, "to": to, **options}}
+    return _run(str(model), out, method, to, configs, tuning(tune, start, out, changes, resume))
 
 
 def _run(
-    model: str, out: Path, method: str, to: int, configs: Stretched, steps: Iterator[Progress] | None
+    model: str, out: Path, method: str, to: int, configs: Changed, steps: Iterator[Progress] | None
 ) -> Iterator[Event]:
     yield Said(_described(method, to, configs))
     result = {"model": model, "out": str(out), "method": method, "window": configs.before.max_positions, "to": to}
@@ -78,7 +64,7 @@ def _write(folder: Path, out: Path, to: int, config: ModelConfig) -> None:
     save_folder(with_config(model, config), tokenizer, out)
 
 
-def _described(method: str, to: int, configs: Stretched) -> str:
+def _described(method: str, to: int, configs: Changed) -> str:
     before, after = configs
     words = (
         f"window {before.max_positions:,} -> {to:,} tokens ({to / before.max_positions:g} times), positions {method}"

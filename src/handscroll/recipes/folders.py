@@ -6,15 +6,14 @@ tokenizer to `text/tokenizer.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from handscroll.model import ModelConfig, Transformer
 from handscroll.model.checkpoint import lay_by_columns, load_model, read_config, replacing, resolve, save_model
-from handscroll.model.stretching import stretch
 from handscroll.model.weight_files import read_json, write_json
 from handscroll.recipes.output import check_writable
 from handscroll.recipes.placement import AUTO, chosen_device, chosen_dtype
@@ -76,19 +75,20 @@ def save_folder(model: Transformer, tokenizer: Tokenizer, folder: str | Path) ->
         write_json(draft / GENERATION_CONFIG, generation | known | stops)
 
 
-class Stretched(NamedTuple):
-    """The config that a folder has, and the one under a longer window."""
+class Changed(NamedTuple):
+    """The config that a folder has, and what became of it."""
 
     before: ModelConfig
     after: ModelConfig
 
 
-def read_stretched(folder: Path, method: str, to: int, options: Mapping[str, Any]) -> Stretched:
-    """What `stretch` makes of a folder's config. ValueError, too, where config.json has no words for it."""
+def read_changed(folder: Path, change: Callable[[ModelConfig], ModelConfig]) -> Changed:
+    """A folder's config, and changed. ValueError as from `change`, and where config.json has no words for it."""
     family, before, content = read_config(folder)
-    after = stretch(before, method, to, options)
-    family.write(after, content)
-    return Stretched(before, after)
+    after = change(before)
+    if after != before:
+        family.write(after, content)
+    return Changed(before, after)
 
 
 def allow_length(tokenizer: Tokenizer, tokens: int) -> None:

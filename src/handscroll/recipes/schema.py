@@ -24,7 +24,8 @@ from handscroll.model.norm import NORMS
 from handscroll.model.options import read_options
 from handscroll.model.position import POSITION_KINDS
 from handscroll.model.routing import ExpertOptions
-from handscroll.model.stretching import METHODS
+from handscroll.model.sharing import POOLINGS, shared_config
+from handscroll.model.stretching import METHODS, stretch
 from handscroll.recipes.sections import Named, Section, named_sections, options_of, section_of
 from handscroll.text.learning import HANS, scheme
 from handscroll.training import OBJECTIVES, OPTIMIZERS, SCHEDULES
@@ -54,10 +55,26 @@ class Stretch(Section):
         return dict(self.model_extra or {})
 
 
+class ShareHeads(Section):
+    """Fewer heads for keys and values than the folder's model has: each of them pools a group of its heads."""
+
+    kv_heads: Size
+    pooling: Literal[tuple(POOLINGS)] = "mean"  # type: ignore[valid-type]
+
+
 class FromModel(FromFolder):
-    """A model that is trained further, under its own window or a stretched one."""
+    """A model that is trained further, under its own window or a stretched one, with its own heads or pooled ones."""
 
     stretch: Stretch | None = None
+    share_heads: ShareHeads | None = None
+
+    def changed(self, config: ModelConfig) -> ModelConfig:
+        """What becomes of the folder's config. ValueError where it can't be."""
+        if self.stretch is not None:
+            config = stretch(config, self.stretch.method, self.stretch.to, self.stretch.options)
+        if self.share_heads is not None:
+            config = shared_config(config, self.share_heads.kv_heads, self.share_heads.pooling)
+        return config
 
 
 NewEmbedding = section_of(EmbeddingOptions, Section)

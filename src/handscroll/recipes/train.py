@@ -19,12 +19,13 @@ import torch
 from handscroll.kernels.likelihood import CHUNK
 from handscroll.measure.report.training_page import TrainingReport, write_training_report
 from handscroll.model import ModelConfig, Transformer
-from handscroll.model.checkpoint import load_model, read_config, replacing, resolve
+from handscroll.model.checkpoint import load_model, replacing, resolve
 from handscroll.model.footprint import Footprint, parameter_count, require, training_bytes
+from handscroll.model.sharing import share_heads
 from handscroll.model.stretching import with_config
 from handscroll.recipes.data import Watch, check_enough, clearing, read_data, read_plainly, unwatched
 from handscroll.recipes.devices import training_device
-from handscroll.recipes.folders import allow_length, check_vocabulary, read_stretched, save_folder
+from handscroll.recipes.folders import allow_length, check_vocabulary, read_changed, save_folder
 from handscroll.recipes.held_out import hold_out
 from handscroll.recipes.output import check_writable
 from handscroll.recipes.reading import Source as RecipeSource
@@ -286,11 +287,7 @@ def _config(recipe: Recipe, tokenizer: Tokenizer) -> ModelConfig:
     """The model's, with the recipe's dropouts."""
     if isinstance(recipe.model, NewModel):
         return recipe.train.dropout.applied(recipe.model.config(tokenizer.vocab_size))
-    folder, stretch = resolve(recipe.model.source), recipe.model.stretch
-    if stretch is None:
-        _, config, _ = read_config(folder)
-    else:
-        config = read_stretched(folder, stretch.method, stretch.to, stretch.options).after
+    config = read_changed(resolve(recipe.model.source), recipe.model.changed).after
     check_vocabulary(tokenizer, config.vocab_size, recipe.model.source)
     return recipe.train.dropout.applied(config)
 
@@ -299,6 +296,9 @@ def _model(recipe: Recipe, config: ModelConfig) -> Transformer:
     if isinstance(recipe.model, FromModel):
         # Whatever the file's dtype: small updates are lost in 16 bits.
         model = load_model(resolve(recipe.model.source), dtype=torch.float32)
+        share = recipe.model.share_heads
+        if share is not None:
+            model = share_heads(model, share.kv_heads, share.pooling)
         return model if config == model.config else with_config(model, config)
     return Transformer(config, seed=recipe.train.seed)
 

@@ -3,14 +3,19 @@
 With `qk_norm` each head's queries and keys are normalized before they are turned, with one weight for all heads (as in
 Qwen3, arXiv 2505.09388): scores can't grow with the size of what is projected (arXiv 2010.04245).
 
+All kernels and caches divide products of queries and keys by sqrt(D). Where the options ask for another scale, queries
+leave here longer or shorter, so that no memory has to know of it.
+
 Letters: B batch, T tokens, Q tokens that ask, E model width, H heads, K kv heads, D head width, S keys.
 """
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
-from handscroll.model.config import ModelConfig
+from handscroll.model.config import GroupedQueryOptions, ModelConfig
 from handscroll.model.layout import Asking, Layout, pick
 from handscroll.model.memory import Attended, LayerMemory
 from handscroll.model.norm import make_norm
@@ -25,6 +30,8 @@ class GroupedQueryAttention(nn.Module):
         self.k = nn.Linear(width, config.num_kv_heads * head_width, bias=bias)
         self.v = nn.Linear(width, config.num_kv_heads * head_width, bias=bias)
         self.o = nn.Linear(config.num_heads * head_width, width, bias=config.output_bias)
+        scale = config.attention.scale if isinstance(config.attention, GroupedQueryOptions) else None
+        self.lengthened = 1.0 if scale is None else scale * math.sqrt(head_width)
         self.has_norm = config.qk_norm
         if config.qk_norm:
             self.q_norm, self.k_norm = (make_norm(config, head_width) for _ in "qk")
@@ -45,6 +52,8 @@ class GroupedQueryAttention(nn.Module):
         if self.has_norm:
             query_BHQD, _ = self.q_norm(query_BHQD, asking_layout or layout)
             key_BKTD, _ = self.k_norm(key_BKTD, layout)
+        if self.lengthened != 1.0:
+            query_BHQD = self.lengthened * query_BHQD
         out_BHQD, weights_BHQS = self.attend(memory, query_BHQD, key_BKTD, value_BKTD, layout, asking_layout)
         return self.o(out_BHQD.transpose(1, 2).flatten(2)), weights_BHQS
 

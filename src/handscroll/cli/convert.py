@@ -1,0 +1,70 @@
+"""`handscroll convert`: fewer heads for keys and values in a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from handscroll.cli.commands import CAN_RESUME, ModelName
+from handscroll.cli.display import console, follow, print_json, print_next
+
+
+def convert(
+    ctx: typer.Context,
+    model: ModelName,
+    kv_heads: Annotated[
+        int,
+        typer.Option(help="Heads for keys and values; the model's number is a multiple of it.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder that the model is written to; it must be new.", show_default=False)],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Single keys of the recipe of --tune to change, such as train.steps=100.",
+            metavar="KEY.SUB=VALUE",
+            show_default=False,
+        ),
+    ] = None,
+    pooling: Annotated[
+        str, typer.Option(help="What becomes of a group of heads: their mean, or the first of them.")
+    ] = "mean",
+    tune: Annotated[
+        Path | None,
+        typer.Option(
+            help="A training recipe that the model goes through before it is written. The recipe's out holds the run; "
+            "what it says of model and tokenizer is not used.",
+            metavar="RECIPE.yaml",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training of --tune from its last checkpoint.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON, and only that.")] = False,
+) -> None:
+    """Make a multi-head model grouped- or multi-query: fewer heads for keys and values, and a smaller cache.
+
+    Keys and values of neighbouring heads are pooled by their mean (2305.13245, section 2.1). The model reads worse
+    until it is trained on: by a twentieth of the tokens that it was trained on, say (--tune).
+
+    Examples:
+
+    \b
+      handscroll convert runs/pretrain/model --kv-heads 1 --out runs/multi-query
+      handscroll convert runs/pretrain/model --kv-heads 1 --out runs/tuned \\
+        --tune examples/convert.yaml
+    """
+    ctx.meta[CAN_RESUME] = tune is not None
+    people = console(as_json)
+    from handscroll.recipes.convert import convert as run
+
+    events = run(model, out, kv_heads=kv_heads, pooling=pooling, tune=tune, changes=changes or (), resume=resume)
+    finished = follow(people, events)
+    assert finished is not None
+    if as_json:
+        print_json(finished.result)
+        return
+    people.print(f"the model is in {out}")
+    print_next(people, finished.next_commands)
