@@ -7,6 +7,7 @@ the recipe with what is changed behind it. Commands within sentences are looked 
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -21,7 +22,9 @@ from typing import Any
 import pytest
 import typer
 
+import handscroll
 from handscroll.cli import app
+from handscroll.model import Transformer
 from handscroll.recipes.reading import read_recipe
 from handscroll.text.chronicle import export
 
@@ -47,6 +50,7 @@ SMALLER = {
     "handscroll train": ONE_STEP,
     "handscroll extend runs/pretrain/model": f"--to 256 {ONE_STEP}",
     "handscroll extend": "--to 256",
+    "handscroll convert runs/pretrain/model --kv-heads 1 --out runs/tuned": ONE_STEP,
     "handscroll generate": "--max-new-tokens 3",
     "handscroll ask": "--max-new-tokens 3",
     "handscroll chat": "--max-new-tokens 3",
@@ -104,13 +108,15 @@ def named(folder: Path, encoder_folder: Path, tmp_path_factory: pytest.TempPathF
     (place / "examples").symlink_to(ROOT / "examples")
     for model in (
         "quickstart/model",
-        "runs/pretrain/model",
         "runs/chat/model",
         "runs/continue/model",
         "runs/experts/model",
     ):
         shutil.copytree(folder, place / model)
     shutil.copytree(folder, place / "runs/normalized/model")
+    model, tokenizer = handscroll.load(folder)
+    many = dataclasses.replace(model.config, num_kv_heads=model.config.num_heads)
+    handscroll.save(Transformer(many), tokenizer, place / "runs/pretrain/model")
     for model in ("bert", "minilm"):
         shutil.copytree(encoder_folder, place / model)
     shutil.copytree(folder, place / "novel-tokenizer")

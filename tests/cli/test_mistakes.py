@@ -182,6 +182,14 @@ MISTAKES = {
         ["extend", "model", "--to", "128", "--out", "w", "--tune", "no.yaml"],
         "no.yaml is not a file",
     ),
+    "heads that can't be fewer": (
+        ["convert", "model", "--kv-heads", "4", "--out", "w"],
+        "kv_heads=4: the model has one head for keys and values already",
+    ),
+    "unknown pooling": (
+        ["convert", "model", "--kv-heads", "1", "--out", "w", "--pooling", "sum"],
+        "pooling='sum' is not known; known: mean, first",
+    ),
     "out below a file": (["train", "recipe.yaml", "out=text.txt/run"], "text.txt/run can't be written"),
 }
 

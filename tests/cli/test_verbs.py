@@ -91,6 +91,9 @@ def test_examples_run_one_after_the_other(run: Run) -> None:
     tune = ["--tune", str(EXAMPLES / "extend.yaml"), *short, "out=runs/tune"]
     extended = run("extend", "runs/pretrain/model", "--to", "256", "--out", "runs/long", *tune)
     assert extended.code == 0, extended.err
+    tune = ["--tune", str(EXAMPLES / "convert.yaml"), *short]
+    converted = run("convert", "runs/pretrain/model", "--kv-heads", "1", "--out", "runs/multi-query", *tune)
+    assert converted.code == 0, converted.err
 
 
 def test_the_bert_example_hides_learns_and_fills(run: Run) -> None:
@@ -193,6 +196,25 @@ def test_extend_tunes_with_the_recipe_of_another_model(run: Run, recipe: Path, t
     before, after = (load_file(tmp_path / out / "model.safetensors") for out in ("model", "long"))
     assert all(not after[name].equal(tensor) for name, tensor in before.items())
     assert handscroll.load("long").model.config.max_positions == 128
+
+
+def test_convert_pools_heads_and_tells_what_is_saved(run: Run, recipe: Path, tmp_path: Path) -> None:
+    ran = run("train", "recipe.yaml", "train.steps=1", "model.kv_heads=2", "out=many")
+    assert ran.code == 0, ran.err
+    ran = run("convert", "many/model", "--kv-heads", "1", "--out", "few", "--json")
+    assert ran.code == 0, ran.err
+    result = json.loads(ran.out)
+    assert result["kv_heads"] == {"before": 2, "after": 1}
+    assert result["cache_bytes"]["before"] == 2 * result["cache_bytes"]["after"]
+    before, after = (load_file(tmp_path / out / "model.safetensors") for out in ("many/model", "few"))
+    name = "model.layers.0.self_attn.v_proj.weight"
+    torch.testing.assert_close(after[name], before[name].unflatten(0, (2, -1)).mean(0))
+    ran = run("convert", "many/model", "--kv-heads", "1", "--out", "tuned", "--tune", "recipe.yaml", "train.steps=2")
+    assert ran.code == 0, ran.err
+    assert "kv heads 2 -> 1 (pooling mean); keys and values of" in ran.out
+    assert "tuning: 2 of 2 steps" in ran.out
+    assert "handscroll eval tuned --suite perplexity --policies full" in ran.out
+    assert handscroll.load("tuned").model.config.num_kv_heads == 1
 
 
 def test_generate_prints_the_continuation_alone(run: Run) -> None:

@@ -97,7 +97,7 @@ def test_transformers_reads_what_is_written(changes: dict[str, Any], tmp_path: P
         ({}, 4, "kv_heads=4: the model's 4 heads .*: give 1 or 2"),
         ({}, 8, "give 1 or 2"),
         ({}, 0, "kv_heads=0"),
-        ({"num_kv_heads": 1}, 1, "it has one already"),
+        ({"num_kv_heads": 1}, 1, "one head for keys and values already"),
         (
             {"attention": LowRankOptions(rank=4, shared="none"), "mask": "bidirectional"},
             2,

@@ -16,6 +16,7 @@ What it is for
     battery.py        several suites at several lengths, cell by cell
     battery_tables.py scores and costs of a battery side by side
     report/           HTML pages that hold all they show
+    rotary_decay.py   how scores under rotary positions change with distance
     tokenization.py   what tokenizers make of a text: bytes per token, tokens per word, what is lost
     table.py          `Table`, for people and scripts; what can't be measured is shown as not available
 

@@ -1,7 +1,8 @@
 """How scores under rotary positions change with distance: the bound of RoFormer, and what vectors make of it.
 
-RoFormer (arXiv 2104.09864, section 3.4.3) bounds a score at distance s by a sum that gets smaller as s grows. A bound is
-no score: `mean_sizes` says how large scores are of vectors that are more or less alike. Knows frequencies, and no model.
+RoFormer (arXiv 2104.09864, section 3.4.3) bounds a score at distance s by a sum that gets smaller as s grows. A bound
+is no score: `mean_sizes` says how large scores are of vectors that are more or less alike. Knows frequencies, and no
+model.
 
 Letters: N distances, P pairs of features, M samples, D features.
 """
@@ -12,7 +13,6 @@ import math
 
 import torch
 from torch import Tensor
-
 
 
 def bound(distances_N: Tensor, frequencies_P: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def bound(distances_N: Tensor, frequencies_P: Tensor) -> Tensor:
 
 
 def same_content(distances_N: Tensor, frequencies_P: Tensor) -> Tensor:
-    """What is left at a distance of the score of a vector with itself, as share of that at 0, the mean over all (N,)."""
+    """What is left at a distance of the score of a normal vector with itself, as share of that at 0 (N,): the mean."""
     return (distances_N.to(torch.float64)[:, None] * frequencies_P).cos().mean(1)
 
 

@@ -32,12 +32,15 @@ def shared_config(config: ModelConfig, kv_heads: int, pooling: str = "mean") -> 
     """
     chosen("pooling", pooling, POOLINGS)
     before = config.num_kv_heads
+    if before == 1:
+        raise ValueError(
+            f"kv_heads={kv_heads}: the model has one head for keys and values already, as multi-query attention does"
+        )
     if not 1 <= kv_heads < before or before % kv_heads:
         fewer = [str(each) for each in range(1, before) if before % each == 0]
-        choice = f"give {' or '.join(fewer)}" if fewer else "it has one already, as multi-query attention does"
         raise ValueError(
             f"kv_heads={kv_heads}: the model's {before} heads for keys and values become fewer by pooling equal "
-            f"groups: {choice}"
+            f"groups: give {' or '.join(fewer)}"
         )
     after = replace(config, num_kv_heads=kv_heads)
     others = sorted({name.split(".", 2)[2] for name in _changed(config, after)} - {*PROJECTIONS})
