@@ -93,6 +93,7 @@ def inspect_model(
 def architecture(shapes: Shapes) -> dict[str, Any]:
     """What fills every slot."""
     config = shapes.config
+    attention = describe_options(config.attention, ATTENTION_KINDS)
     position = {key: value for key, value in asdict(config.position).items() if value is not None}
     experts = config.experts and {key: value for key, value in asdict(config.experts).items() if value is not None}
     biases = [name for name in ("qkv_bias", "output_bias", "feedforward_bias") if getattr(config, name)]
@@ -102,7 +103,7 @@ def architecture(shapes: Shapes) -> dict[str, Any]:
         "width": config.width,
         "vocabulary": config.vocab_size,
         "trained_window": config.max_positions,
-        "attention": describe_options(config.attention, ATTENTION_KINDS),
+        "attention": {key: value for key, value in attention.items() if value is not None},
         "heads": config.num_heads,
         "kv_heads": config.num_kv_heads,
         "head_width": config.head_width,
