@@ -18,9 +18,9 @@ from typing import Any
 from common import VOCABULARY, arguments, compare, in_turns, show, tiny_config
 
 from handscroll.model import ModelConfig, Transformer, save_model
-from handscroll.model.config import EmbeddingOptions, LearnedOptions, RopeOptions
 from handscroll.model.position import AlibiOptions
 from handscroll.model.routing import ExpertOptions
+from handscroll.model.slots import EmbeddingOptions, LearnedOptions, RopeOptions
 from training import BAR, BATCH, WINDOW, ours, theirs
 
 PLAIN: dict[str, Any] = {"qkv_bias": False}

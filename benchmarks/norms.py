@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from common import VOCABULARY, WINDOW, Clock, Run, arguments, compare, in_turns, show, tiny_config
 
 from handscroll.model import Layout, Transformer
-from handscroll.model.config import RUNNING_NORMS, NormStatistics
+from handscroll.model.config import RUNNING_NORMS
 from handscroll.model.norm import NORMS, make_norm
+from handscroll.model.slots import NormStatistics
 from handscroll.training.allocator import keep_freed_memory
 
 REFERENCE = "layer"

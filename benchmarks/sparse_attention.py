@@ -29,8 +29,8 @@ from handscroll.model.attention import (
     direct_memories,
     make_attention,
 )
-from handscroll.model.config import AttentionOptions
 from handscroll.model.position import make_position
+from handscroll.model.slots import AttentionOptions
 from handscroll.training.allocator import keep_freed_memory
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 64

@@ -12,8 +12,8 @@ import torch
 import handscroll
 from handscroll.cli import main
 from handscroll.model import ModelConfig, Transformer
-from handscroll.model.config import EmbeddingOptions, LearnedOptions
 from handscroll.model.heads import MaskedLmOptions
+from handscroll.model.slots import EmbeddingOptions, LearnedOptions
 from handscroll.text import Tokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog. 天地玄黄，宇宙洪荒。 " * 40

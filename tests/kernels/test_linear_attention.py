@@ -15,8 +15,8 @@ from handscroll.kernels.linear_attention import (
     linear_attention,
     linear_attention_with_weights,
 )
-from handscroll.model.config import RopeOptions
 from handscroll.model.position.rope import Rope
+from handscroll.model.slots import RopeOptions
 
 HEADS, KV_HEADS, TOKENS, WIDTH = 4, 2, 23, 6
 

@@ -19,8 +19,8 @@ from handscroll.model.attention import (
     SparseOptions,
     attention_kind,
 )
-from handscroll.model.config import AttentionOptions, PositionOptions, RopeOptions
 from handscroll.model.position import AlibiOptions, DynamicOptions, RelativeOptions, make_position
+from handscroll.model.slots import AttentionOptions, PositionOptions, RopeOptions
 
 CONFIG = ModelConfig(
     vocab_size=50,

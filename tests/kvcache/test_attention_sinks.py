@@ -9,7 +9,6 @@ from torch import Tensor
 
 from handscroll.kvcache import AttentionSinks, SlidingWindow
 from handscroll.model import Capture, Layout, ModelConfig, RopeOptions, Transformer
-from handscroll.model.config import PositionOptions
 from handscroll.model.position import (
     AlibiOptions,
     DynamicAlibiOptions,
@@ -18,6 +17,7 @@ from handscroll.model.position import (
     YarnOptions,
     make_position,
 )
+from handscroll.model.slots import PositionOptions
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
 CONFIG = ModelConfig(97, 32, 1, HEADS, KV_HEADS, WIDTH, 32, 64)

@@ -16,8 +16,8 @@ from handscroll.kvcache.block_selection import claims
 from handscroll.kvcache.layered import PerForward
 from handscroll.kvcache.store import BlockStore
 from handscroll.model import Capture, Layout, ModelConfig, RopeOptions, Transformer
-from handscroll.model.config import PositionOptions
 from handscroll.model.position import AlibiOptions, LongRopeOptions, Position, Rotation, YarnOptions, make_position
+from handscroll.model.slots import PositionOptions
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
 CONFIG = ModelConfig(97, 32, 1, HEADS, KV_HEADS, WIDTH, 32, 64)

@@ -12,7 +12,6 @@ from handscroll.kvcache import HeavyHitters, PerHeadBudget, SnapKV, make_policy
 from handscroll.kvcache.per_head_budget import by_best
 from handscroll.kvcache.prompt_layer import PromptLayer
 from handscroll.model import Layout, ModelConfig, RopeOptions, Transformer
-from handscroll.model.config import PositionOptions
 from handscroll.model.position import (
     AlibiOptions,
     DynamicOptions,
@@ -22,6 +21,7 @@ from handscroll.model.position import (
     YarnOptions,
     make_position,
 )
+from handscroll.model.slots import PositionOptions
 
 HEADS, KV_HEADS, WIDTH, TILE = 4, 2, 8, 8
 CONFIG = ModelConfig(97, 32, 1, HEADS, KV_HEADS, WIDTH, 32, 64)

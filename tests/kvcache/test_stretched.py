@@ -19,7 +19,6 @@ from handscroll.kvcache import BlockMemory, Full, SlidingWindow
 from handscroll.kvcache.block_memory import Sizes
 from handscroll.kvcache.full_layer import FullLayer
 from handscroll.model import Cache, DirectMemory, Layout, ModelConfig, RopeOptions, Transformer
-from handscroll.model.config import PositionOptions
 from handscroll.model.position import (
     POSITIONS,
     AlibiOptions,
@@ -39,6 +38,7 @@ from handscroll.model.position import (
     YarnOptions,
     make_position,
 )
+from handscroll.model.slots import PositionOptions
 
 # The window, past which dynamic positions change with every token; LongRoPE's change once, after 16 tokens.
 WINDOW, ORIGINAL, LENGTH = 32, 16, 60

@@ -24,7 +24,6 @@ from handscroll.model.attention import (
 )
 from handscroll.model.attention.pattern import drawn_blocks
 from handscroll.model.attention.sparse import sparse_mask
-from handscroll.model.config import AttentionOptions, NoPositionOptions, RopeOptions
 from handscroll.model.position import (
     AlibiOptions,
     DynamicAlibiOptions,
@@ -33,6 +32,7 @@ from handscroll.model.position import (
     Rope2dOptions,
     make_position,
 )
+from handscroll.model.slots import AttentionOptions, NoPositionOptions, RopeOptions
 from handscroll.training.batch import collate
 from handscroll.training.token_rows import TokenRow
 

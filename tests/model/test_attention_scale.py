@@ -12,9 +12,9 @@ from transformers import GraniteConfig, GraniteForCausalLM
 
 from handscroll.kvcache import POLICIES, make_policy
 from handscroll.model import Capture, Layout, ModelConfig, Transformer, load_model, save_model
-from handscroll.model.config import GroupedQueryOptions
 from handscroll.model.families.llama import LLAMA
 from handscroll.model.position import RelativeOptions
+from handscroll.model.slots import GroupedQueryOptions
 
 SCALE = 0.75
 CONFIG = ModelConfig(50, 32, 2, 4, 2, 8, 48, 64, attention=GroupedQueryOptions(SCALE))

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from handscroll.model import MissingCheckpoint, ModelConfig, RopeOptions, Transformer, checkpoint
 from handscroll.model.checkpoint import lay_by_columns, load_model, load_shapes, resolve, save_model
-from handscroll.model.config import EmbeddingOptions
 from handscroll.model.families import FAMILIES
 from handscroll.model.footprint import parameter_count
 from handscroll.model.position import AlibiOptions, LearnedOptions
+from handscroll.model.slots import EmbeddingOptions
 
 Make = Callable[..., Path]
 SCRATCH = ModelConfig(

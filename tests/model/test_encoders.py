@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from handscroll.kvcache import Full
 from handscroll.model import Layout, ModelConfig, Transformer, load_model, save_model
-from handscroll.model.config import EmbeddingOptions, LearnedOptions
 from handscroll.model.families import FAMILIES
 from handscroll.model.footprint import parameter_count
 from handscroll.model.heads import (
@@ -24,6 +23,7 @@ from handscroll.model.heads import (
     StatesOptions,
     TokenClassificationOptions,
 )
+from handscroll.model.slots import EmbeddingOptions, LearnedOptions
 
 TOLERANCE = 1e-4
 LENGTHS = (23, 9, 1)

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from handscroll.model import Layout, ModelConfig, RopeOptions, Transformer
 from handscroll.model.attention import LinearAttentionOptions, LowRankOptions, PooledOptions, SparseOptions
-from handscroll.model.config import AttentionOptions
 from handscroll.model.feedforward import FEEDFORWARDS
 from handscroll.model.footprint import (
     DoesNotFit,
@@ -33,6 +32,7 @@ from handscroll.model.footprint import (
 from handscroll.model.free_memory import available_memory
 from handscroll.model.norm import NORMS
 from handscroll.model.routing import ExpertOptions
+from handscroll.model.slots import AttentionOptions
 
 CONFIG = ModelConfig(
     vocab_size=90,

@@ -14,7 +14,6 @@ from transformers.models.bert.modeling_bert import BertPooler, BertPreTrainingHe
 
 from handscroll.kernels.likelihood import cross_entropy_sum
 from handscroll.model import Layout, ModelConfig, Transformer, load_model, save_model
-from handscroll.model.config import EmbeddingOptions
 from handscroll.model.footprint import parameter_count
 from handscroll.model.heads import (
     HEAD_KINDS,
@@ -31,6 +30,7 @@ from handscroll.model.heads import (
     make_head,
 )
 from handscroll.model.pooling import pool
+from handscroll.model.slots import EmbeddingOptions
 
 CONFIG = ModelConfig(
     vocab_size=31,

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from handscroll.model import Capture, Layout, ModelConfig, RopeOptions, Transformer
-from handscroll.model.config import PositionOptions
 from handscroll.model.initialization import look_back
 from handscroll.model.position import AlibiOptions
+from handscroll.model.slots import PositionOptions
 
 CONFIG = ModelConfig(
     vocab_size=700,

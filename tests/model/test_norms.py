@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from handscroll.model import Layout, ModelConfig, Transformer, load_model, save_model
-from handscroll.model.config import RUNNING_NORMS, NormStatistics
+from handscroll.model.config import RUNNING_NORMS
 from handscroll.model.footprint import parameter_count
 from handscroll.model.norm import NORMS, RunningNorm
 from handscroll.model.norm.batch import BatchNorm, BatchStatistics
 from handscroll.model.norm.power import PowerNorm, PowerStatistics
 from handscroll.model.norm.tutorial_layer import TutorialLayerNorm
 from handscroll.model.routing import ExpertOptions
+from handscroll.model.slots import NormStatistics
 
 CONFIG = ModelConfig(50, 32, 2, 4, 2, 8, 40, 64)
 TOKENS_BT = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0))

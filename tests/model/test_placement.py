@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from handscroll.model import Capture, Layout, ModelConfig, Transformer, load_model, save_model
-from handscroll.model.config import MASKS, PLACEMENTS, EmbeddingOptions
+from handscroll.model.config import MASKS, PLACEMENTS
 from handscroll.model.footprint import parameter_count
 from handscroll.model.memory import DirectMemory
 from handscroll.model.position import LearnedOptions, NoPositionOptions, SinusoidalOptions
+from handscroll.model.slots import EmbeddingOptions
 
 CONFIG = ModelConfig(
     vocab_size=50,

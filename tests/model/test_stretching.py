@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from handscroll.model import ModelConfig, RopeOptions, Transformer
-from handscroll.model.config import PositionOptions
 from handscroll.model.position import (
     AlibiOptions,
     DynamicAlibiOptions,
@@ -18,6 +17,7 @@ from handscroll.model.position import (
     NtkOptions,
     YarnOptions,
 )
+from handscroll.model.slots import PositionOptions
 from handscroll.model.stretching import METHODS, stretch, with_config
 
 CONFIG = ModelConfig(97, 64, 2, 4, 2, 16, 112, 16, position=RopeOptions(5e5))

@@ -9,8 +9,8 @@ import yaml
 from safetensors.torch import load_file
 
 from handscroll.model import ModelConfig, Transformer
-from handscroll.model.config import LearnedOptions
 from handscroll.model.sharing import share_heads
+from handscroll.model.slots import LearnedOptions
 from handscroll.recipes.convert import convert
 from handscroll.recipes.events import Advance, Event, Finished, Said
 from handscroll.recipes.folders import load_folder, save_folder

@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from handscroll.model import ModelConfig, RopeOptions
-from handscroll.model.config import NormStatistics
 from handscroll.model.families import family_for
 from handscroll.model.routing import ExpertOptions
+from handscroll.model.slots import NormStatistics
+from handscroll.recipes.model_section import FromFolder, FromModel, NewModel
 from handscroll.recipes.reading import read_recipe, to_yaml
-from handscroll.recipes.schema import FromFolder, FromModel, NewModel, NewTokenizer
+from handscroll.recipes.schema import NewTokenizer
 from handscroll.recipes.sections import options_of
 from handscroll.recipes.values import parse_value
 from handscroll.training import OPTIMIZERS, SCHEDULES, AdamWOptions, MuonOptions, WarmupStableDecay

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from handscroll.model import ModelConfig, Transformer
-from handscroll.model.config import EmbeddingOptions
 from handscroll.model.heads import PretrainingOptions
 from handscroll.model.position import Rope2dOptions
+from handscroll.model.slots import EmbeddingOptions
 from handscroll.text.units import Mark
 from handscroll.training import GLM, OBJECTIVES, Objective, TokenRow, Vocabulary
 

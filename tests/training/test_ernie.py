@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from handscroll.model import Transformer
-from handscroll.model.config import EmbeddingOptions
 from handscroll.model.heads import MaskedLmOptions, PretrainingOptions
+from handscroll.model.slots import EmbeddingOptions
 from handscroll.text.units import LEVELS, Mark
 from handscroll.training import Batch, Ernie, TokenRow, Vocabulary
 from handscroll.training.objectives.conversations import FAKE, REAL, Texts, judged

@@ -11,7 +11,7 @@ import transformers
 
 from handscroll.model import Transformer
 from handscroll.model.checkpoint import load_model
-from handscroll.model.config import EmbeddingOptions
+from handscroll.model.slots import EmbeddingOptions
 from handscroll.training import Batch, MaskedLM, TokenRow, Vocabulary
 from handscroll.training.objectives.hiding import choose, hide
 from handscroll.training.objectives.masked_lm import NEXT, PARTS

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from handscroll.model import Transformer
-from handscroll.model.config import RUNNING_NORMS, NormStatistics
+from handscroll.model.config import RUNNING_NORMS
+from handscroll.model.slots import NormStatistics
 from handscroll.training import (
     AdamWOptions,
     CausalLM,

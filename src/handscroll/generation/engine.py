@@ -17,7 +17,7 @@ from handscroll.generation.frames import Frame, framed, usual_frames
 from handscroll.generation.options import Sampling
 from handscroll.generation.sampling import Logprobs, Sampler, logprobs_of
 from handscroll.model import Cache, Layout, ModelConfig, Transformer
-from handscroll.model.config import VocabularyOptions
+from handscroll.model.slots import VocabularyOptions
 
 CHUNK = 4096
 

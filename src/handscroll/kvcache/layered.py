@@ -16,10 +16,11 @@ from handscroll.kernels.attention import attention, attention_with_weights
 from handscroll.kvcache.state import State
 from handscroll.kvcache.stores import Stores
 from handscroll.model.attention import attention_kind
-from handscroll.model.config import GroupedQueryOptions, ModelConfig
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
 from handscroll.model.position import Position, Relative, RelativeLayer
+from handscroll.model.slots import GroupedQueryOptions
 
 Value = TypeVar("Value")
 

@@ -13,9 +13,10 @@ To add a variant of a slot (attention, position, norm, feed-forward, head):
 """
 
 from handscroll.model.checkpoint import load_model, resolve, save_model
-from handscroll.model.config import ModelConfig, RopeOptions
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Capture, Layout
 from handscroll.model.memory import Attended, Bytes, Cache, CachePolicy, Crossbatch, DirectMemory, LayerMemory, View
+from handscroll.model.slots import RopeOptions
 from handscroll.model.transformer import Hidden, Told, Transformer
 from handscroll.model.weight_files import MissingCheckpoint
 

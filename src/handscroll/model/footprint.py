@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from handscroll.model.config import Learned2dOptions, LearnedOptions, ModelConfig, PositionOptions, chosen
+from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.feedforward import GATED
 from handscroll.model.free_memory import available_memory
 from handscroll.model.norm import NORMS
 from handscroll.model.position import RelativeOptions
+from handscroll.model.slots import Learned2dOptions, LearnedOptions, PositionOptions
 
 # Numbers that an optimizer keeps per parameter; muon keeps one per number of a block's matrices, adamw's two elsewhere.
 OPTIMIZER_SLOTS = {"adamw": 2, "muon": 1, "sgd": 0}

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from handscroll.model import deepnorm
-from handscroll.model.config import RopeOptions
 from handscroll.model.heads import VocabularyHead
 from handscroll.model.norm import Norm, RunningNorm
 from handscroll.model.position.relative import Relative
+from handscroll.model.slots import RopeOptions
 
 if TYPE_CHECKING:
     from handscroll.model.transformer import Transformer

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from handscroll.model.config import ModelConfig, PositionOptions, RopeOptions, chosen
+from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.families.values import checked
 from handscroll.model.position import (
     AlibiOptions,
@@ -25,6 +25,7 @@ from handscroll.model.position import (
     YarnOptions,
 )
 from handscroll.model.position.options import StretchedOptions
+from handscroll.model.slots import PositionOptions, RopeOptions
 from handscroll.model.transformer import Transformer
 
 METHODS: dict[str, type[PositionOptions]] = {

@@ -6,6 +6,7 @@ Letters: B batch, T tokens, Q tokens of a row whose hidden states are wanted, E 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from handscroll.kernels.attention import KERNELS
 from handscroll.model import deepnorm
 from handscroll.model.attention import attention_kind, direct_memories, make_attention
-from handscroll.model.config import GroupedQueryOptions, ModelConfig, chosen
+from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.embedding import Embedding
 from handscroll.model.experts import make_feedforward
 from handscroll.model.families import Source
@@ -25,6 +26,7 @@ from handscroll.model.layout import Asking, Layout, pick
 from handscroll.model.memory import Cache, Crossbatch, DirectMemory, LayerMemory
 from handscroll.model.norm import make_norm
 from handscroll.model.position import Relative, make_position
+from handscroll.model.slots import GroupedQueryOptions
 
 
 class Told(NamedTuple):
@@ -205,6 +207,9 @@ class Transformer(nn.Module):
                 "what comes before: use full, or quantized or offloaded over full"
             )
         layout = self._layout(tokens_BT, cache) if layout is None else layout
+        if not both_ways and layout.prefix_BT is not None:
+            # A memory knows the layout alone, not the model's mask.
+            layout = replace(layout, prefix_BT=None)
         in_plane = layout.positions_BTP.shape[-1] > 1
         if cache is not None and in_plane and not all(memory.keeps_positions for memory in cache.layers):
             raise ValueError(

@@ -18,10 +18,11 @@ from handscroll.measure.variants import Trained, outcomes
 from handscroll.model.checkpoint import replacing
 from handscroll.recipes.data import Watch, unwatched
 from handscroll.recipes.events import Advance, Event, Finished, Said
+from handscroll.recipes.model_section import FromFolder, FromModel
 from handscroll.recipes.output import check_writable
 from handscroll.recipes.reading import Source, read_recipe
 from handscroll.recipes.results import RESULTS, plain, read_results, write_results
-from handscroll.recipes.schema import FromFolder, FromModel, Recipe
+from handscroll.recipes.schema import Recipe
 from handscroll.recipes.train import find_tokenizer, learns_tokenizer, training_data
 from handscroll.recipes.variant_run import Ended, Runner, train_apart
 from handscroll.recipes.variants import Choice, Variant, folder_name, make_variants, tokens_per_step

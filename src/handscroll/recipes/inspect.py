@@ -20,12 +20,12 @@ from handscroll.measure.results import policy_name
 from handscroll.model import ModelConfig
 from handscroll.model.attention import ATTENTION_KINDS
 from handscroll.model.checkpoint import Shapes, load_shapes, resolve
-from handscroll.model.config import VocabularyOptions
 from handscroll.model.footprint import encoding_bytes, parameter_count
 from handscroll.model.free_memory import available_memory
 from handscroll.model.heads import HEAD_KINDS, MaskedLmOptions
 from handscroll.model.options import describe_options
 from handscroll.model.position import POSITION_KINDS, make_position
+from handscroll.model.slots import VocabularyOptions
 from handscroll.recipes.placement import AUTO, chosen_device, chosen_dtype
 from handscroll.text import Tokenizer
 

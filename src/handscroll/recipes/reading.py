@@ -14,7 +14,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from handscroll.recipes.schema import OBJECTIVE_SECTIONS, VARIANTS, FromFolder, Recipe
+from handscroll.recipes.model_section import FromFolder
+from handscroll.recipes.schema import OBJECTIVE_SECTIONS, VARIANTS, Recipe
 from handscroll.recipes.sections import Named
 from handscroll.recipes.values import Loader, parse_value
 

@@ -27,10 +27,11 @@ from handscroll.recipes.data import Watch, check_enough, clearing, read_data, re
 from handscroll.recipes.devices import training_device
 from handscroll.recipes.folders import allow_length, check_vocabulary, read_changed, save_folder
 from handscroll.recipes.held_out import hold_out
+from handscroll.recipes.model_section import FromFolder, FromModel, NewModel
 from handscroll.recipes.output import check_writable
 from handscroll.recipes.reading import Source as RecipeSource
 from handscroll.recipes.reading import read_recipe, to_yaml
-from handscroll.recipes.schema import Data, FromFolder, FromModel, NewModel, NewTokenizer, Recipe
+from handscroll.recipes.schema import Data, NewTokenizer, Recipe
 from handscroll.recipes.schema import Evaluation as EvaluationSection
 from handscroll.recipes.sections import Named, options_of
 from handscroll.recipes.tensorboard import TENSORBOARD, TensorBoardLog

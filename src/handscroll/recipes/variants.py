@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from handscroll.model.checkpoint import read_config, resolve
+from handscroll.recipes.model_section import NewModel
 from handscroll.recipes.reading import Source, read_recipe
-from handscroll.recipes.schema import NewModel, Recipe
+from handscroll.recipes.schema import Recipe
 from handscroll.recipes.values import parse_value
 
 # What the recipe is called among its variants, and how long a name may be.

@@ -20,10 +20,11 @@ from handscroll.model.attention.low_rank import LowRankAttention, LowRankMemory,
 from handscroll.model.attention.pattern import SparseOptions
 from handscroll.model.attention.pooled import PooledAttention, PooledMemory, PooledOptions
 from handscroll.model.attention.sparse import SparseMemory
-from handscroll.model.config import AttentionOptions, GroupedQueryOptions, ModelConfig
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import DirectMemory, LayerMemory
 from handscroll.model.position import Position, of_layer
+from handscroll.model.slots import AttentionOptions, GroupedQueryOptions
 
 
 class Attention(NamedTuple):

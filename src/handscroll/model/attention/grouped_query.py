@@ -15,10 +15,11 @@ import math
 
 from torch import Tensor, nn
 
-from handscroll.model.config import GroupedQueryOptions, ModelConfig
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Asking, Layout, pick
 from handscroll.model.memory import Attended, LayerMemory
 from handscroll.model.norm import make_norm
+from handscroll.model.slots import GroupedQueryOptions
 
 
 class GroupedQueryAttention(nn.Module):

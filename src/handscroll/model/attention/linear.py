@@ -22,10 +22,11 @@ from handscroll.kernels.linear_attention import (
 )
 from handscroll.model.attention.blocks import places_in_text, text_blocks
 from handscroll.model.attention.checks import refuse
-from handscroll.model.config import AttentionOptions, ModelConfig
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout, visible
 from handscroll.model.memory import Attended
 from handscroll.model.position import Position, Rotation, rotation_of
+from handscroll.model.slots import AttentionOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,11 @@ from handscroll.kernels.attention import attention, attention_with_weights
 from handscroll.model.attention.blocks import places_in_text
 from handscroll.model.attention.checks import refuse
 from handscroll.model.attention.grouped_query import GroupedQueryAttention
-from handscroll.model.config import AttentionOptions, ModelConfig
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, LayerMemory
 from handscroll.model.position import Position, rotation_of
+from handscroll.model.slots import AttentionOptions
 
 SHARED = ("none", "heads", "key_value")
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from handscroll.model.attention.blocks import TextBlocks
 from handscroll.model.attention.checks import refuse
-from handscroll.model.config import AttentionOptions, ModelConfig
+from handscroll.model.config import ModelConfig
+from handscroll.model.slots import AttentionOptions
 
 # Masks of so many places are made at a time: what is computed on the way takes several times the mask.
 PLACES = 1 << 22

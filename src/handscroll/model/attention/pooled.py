@@ -22,10 +22,11 @@ from handscroll.kernels.attention import additive, attention, attention_with_wei
 from handscroll.model.attention.blocks import text_blocks
 from handscroll.model.attention.checks import refuse
 from handscroll.model.attention.grouped_query import GroupedQueryAttention
-from handscroll.model.config import AttentionOptions, ModelConfig
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, LayerMemory
 from handscroll.model.position import Position, rotation_at, rotation_of
+from handscroll.model.slots import AttentionOptions
 
 # Query slots that are answered at a time, at least.
 SPAN = 128

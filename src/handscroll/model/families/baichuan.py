@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from handscroll.model.config import HeadOptions, LmHeadOptions, PositionOptions
 from handscroll.model.families.family import Family
 from handscroll.model.families.fused import QKV, Fused, putting_together, qkv_rows, taking_apart
 from handscroll.model.families.heads import read_decoder_head
 from handscroll.model.families.llama import MODULES, SIZES
 from handscroll.model.heads import NormalizedHeadOptions
 from handscroll.model.position import AlibiOptions, DynamicAlibiOptions
+from handscroll.model.slots import HeadOptions, LmHeadOptions, PositionOptions
 
 PACKED = Fused(".self_attn.W_pack", QKV, qkv_rows)
 NORMALIZED_VOCABULARY = 125696

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from handscroll.model.config import EmbeddingOptions, ModelConfig
+from handscroll.model.config import ModelConfig
 from handscroll.model.families.family import MULTI_HEAD, Family, four_widths, reads_only, writes_only
 from handscroll.model.families.fused import Fused, by_head, putting_together, qkv_rows, taking_apart, with_prefix
 from handscroll.model.position import AlibiOptions
+from handscroll.model.slots import EmbeddingOptions
 
 LAYER = "transformer.h.{}"
 FUSED = Fused(".query_key_value", (".query", ".key", ".value"), qkv_rows, by_head)

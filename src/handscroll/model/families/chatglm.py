@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from handscroll.model.config import PositionOptions, RopeOptions
 from handscroll.model.families.family import Family
 from handscroll.model.families.fused import Fused, gate_up_rows, putting_together, qkv_rows, taking_apart
 from handscroll.model.families.rope import SHARE, read_rope, write_rope
 from handscroll.model.families.values import checked
 from handscroll.model.position import LinearOptions
+from handscroll.model.slots import PositionOptions, RopeOptions
 
 RATIO, NAME, DIVIDING = "rope_ratio", "_name_or_path", "chatglm2"
 ROTARY: Any = {"pairing": "adjacent", "missing_share": 0.5}

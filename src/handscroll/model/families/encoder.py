@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from handscroll.model.config import EmbeddingOptions, HeadOptions, LearnedOptions, ModelConfig, PositionOptions
+from handscroll.model.config import ModelConfig
 from handscroll.model.families.heads import labels_of, task_of, write_labels, write_task
 from handscroll.model.families.values import checked
 from handscroll.model.heads import (
@@ -23,6 +23,7 @@ from handscroll.model.heads import (
     StatesOptions,
     TokenClassificationOptions,
 )
+from handscroll.model.slots import EmbeddingOptions, HeadOptions, LearnedOptions, PositionOptions
 
 SIZES = {
     "vocab_size": "vocab_size",

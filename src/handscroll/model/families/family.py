@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handscroll.model.config import DROPOUTS, HeadOptions, ModelConfig, PositionOptions
+from handscroll.model.config import DROPOUTS, ModelConfig
 from handscroll.model.families.experts import no_experts, write_no_experts
 from handscroll.model.families.heads import read_decoder_head, write_decoder_head
 from handscroll.model.families.rope import read_rope, sayable, write_rope
 from handscroll.model.families.values import checked
 from handscroll.model.families.windows import TYPES, Windows, read_none, write_none
 from handscroll.model.routing import ExpertOptions
+from handscroll.model.slots import HeadOptions, PositionOptions
 
 # Of a layer or an expert, within a module's name.
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")

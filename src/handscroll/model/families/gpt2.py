@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from handscroll.model.config import LearnedOptions, ModelConfig
+from handscroll.model.config import ModelConfig
 from handscroll.model.families.family import MULTI_HEAD, Family, four_widths, reads_only, writes_only
 from handscroll.model.families.fused import Fused, putting_together, qkv_rows, taking_apart, with_prefix
+from handscroll.model.slots import LearnedOptions
 
 FUSED = Fused(".attn.c_attn", (".attn.q", ".attn.k", ".attn.v"), qkv_rows)
 BY_INPUT = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")

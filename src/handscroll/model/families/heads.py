@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from handscroll.model.config import HeadOptions, LmHeadOptions
 from handscroll.model.families.values import checked
 from handscroll.model.heads import ScalarOptions, SequenceClassificationOptions, TokenClassificationOptions
+from handscroll.model.slots import HeadOptions, LmHeadOptions
 
 ARCHITECTURES, LABELS, IDS = "architectures", "id2label", "label2id"
 # What transformers takes where config.json names no labels.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from handscroll.model.config import PositionOptions
 from handscroll.model.families.family import MULTI_HEAD, Family, four_widths, writes_only
 from handscroll.model.families.fused import Fused, putting_together, qkv_rows, taking_apart
 from handscroll.model.position import AlibiOptions
+from handscroll.model.slots import PositionOptions
 
 ATTENTION = "attn_config"
 # What each of its keys means where it is missing, and the only thing it may say.

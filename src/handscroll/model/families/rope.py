@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
-from handscroll.model.config import ModelConfig, PositionOptions, RopeOptions
+from handscroll.model.config import ModelConfig
 from handscroll.model.families.values import checked
 from handscroll.model.position import (
     DynamicOptions,
@@ -21,6 +21,7 @@ from handscroll.model.position import (
     NtkOptions,
     YarnOptions,
 )
+from handscroll.model.slots import PositionOptions, RopeOptions
 
 ROPE_TYPES: dict[str, type[RopeOptions]] = {
     "default": RopeOptions,

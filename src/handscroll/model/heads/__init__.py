@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from handscroll.model.config import HeadOptions, LmHeadOptions, ModelConfig
+from handscroll.model.config import ModelConfig
 from handscroll.model.heads.classification import (
     SequenceClassification,
     SequenceClassificationOptions,
@@ -30,6 +30,7 @@ from handscroll.model.heads.scalar import Scalar, ScalarOptions
 from handscroll.model.heads.span import Span, SpanLogits, SpanOptions
 from handscroll.model.heads.states import Encoded, States, StatesOptions
 from handscroll.model.heads.vocabulary import LmHead, VocabularyHead
+from handscroll.model.slots import HeadOptions, LmHeadOptions
 
 HEADS: dict[type[HeadOptions], Any] = {
     LmHeadOptions: LmHead,

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from handscroll.model.config import HeadOptions, ModelConfig, chosen
+from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.heads.states import pooler_count
 from handscroll.model.layout import Layout
 from handscroll.model.pooling import POOLINGS, pool
+from handscroll.model.slots import HeadOptions
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from handscroll.model.config import ModelConfig, VocabularyOptions, chosen
+from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.feedforward import PLAIN
 from handscroll.model.heads.vocabulary import VocabularyHead
+from handscroll.model.slots import VocabularyOptions
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handscroll.model.config import ModelConfig, VocabularyOptions
+from handscroll.model.config import ModelConfig
 from handscroll.model.heads.vocabulary import VocabularyHead
+from handscroll.model.slots import VocabularyOptions
 
 
 @dataclass(frozen=True)

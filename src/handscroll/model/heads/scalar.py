@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from handscroll.model.config import HeadOptions, ModelConfig, chosen
+from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.layout import Layout
 from handscroll.model.pooling import pool
+from handscroll.model.slots import HeadOptions
 
 PLACES = ("last", "every")
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from handscroll.model.config import HeadOptions, ModelConfig
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
+from handscroll.model.slots import HeadOptions
 
 ENDS = 2
 

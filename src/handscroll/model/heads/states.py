@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from handscroll.model.config import HeadOptions, ModelConfig
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.pooling import pool
+from handscroll.model.slots import HeadOptions
 
 
 @dataclass(frozen=True)

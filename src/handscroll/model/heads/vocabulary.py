@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handscroll.model.config import HeadOptions, ModelConfig, VocabularyOptions
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
+from handscroll.model.slots import HeadOptions, VocabularyOptions
 
 
 class VocabularyHead(nn.Module):

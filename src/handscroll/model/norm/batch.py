@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from handscroll.model.config import NormStatistics
 from handscroll.model.layout import Layout
 from handscroll.model.norm.running import DEFAULT, RunningNorm, count_of, real_tokens, sum_over
+from handscroll.model.slots import NormStatistics
 
 
 class BatchStatistics(NamedTuple):

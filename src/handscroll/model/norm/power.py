@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from handscroll.model.config import NormStatistics
 from handscroll.model.layout import Layout
 from handscroll.model.norm.running import DEFAULT, RunningNorm, count_of, real_tokens, sum_over
+from handscroll.model.slots import NormStatistics
 
 
 class PowerStatistics(NamedTuple):

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handscroll.model.config import NormStatistics
 from handscroll.model.layout import Layout
 from handscroll.model.norm.norm import Norm
+from handscroll.model.slots import NormStatistics
 
 DEFAULT = NormStatistics()
 

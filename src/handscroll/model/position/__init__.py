@@ -21,15 +21,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from handscroll.model.config import (
-    Learned2dOptions,
-    LearnedOptions,
-    ModelConfig,
-    NoPositionOptions,
-    PositionOptions,
-    RopeOptions,
-    SinusoidalOptions,
-)
+from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.position.absolute import Absolute
 from handscroll.model.position.alibi import Alibi, AlibiOptions
@@ -44,6 +36,14 @@ from handscroll.model.position.rope import Rope
 from handscroll.model.position.rope_2d import Rope2d, Rope2dOptions
 from handscroll.model.position.rotary import Rotation
 from handscroll.model.position.yarn import Yarn, YarnOptions
+from handscroll.model.slots import (
+    Learned2dOptions,
+    LearnedOptions,
+    NoPositionOptions,
+    PositionOptions,
+    RopeOptions,
+    SinusoidalOptions,
+)
 
 
 class Position(Protocol):

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handscroll.model.config import Learned2dOptions, LearnedOptions, PositionOptions, SinusoidalOptions
 from handscroll.model.layout import Layout
 from handscroll.model.position.rotary import Rotation, frequencies
+from handscroll.model.slots import Learned2dOptions, LearnedOptions, PositionOptions, SinusoidalOptions
 
 # What the paper divides positions by in the last pair of features.
 SLOWEST = 10000.0

@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from handscroll.model.config import PositionOptions
 from handscroll.model.position.rotary import Rotation
+from handscroll.model.slots import PositionOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from handscroll.model.config import RopeOptions
 from handscroll.model.position.options import check_attention_factor, check_factor, check_original
 from handscroll.model.position.rotary import Rotary, Rotation, frequencies
+from handscroll.model.slots import RopeOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from handscroll.model.config import RopeOptions
 from handscroll.model.position.options import StretchedOptions
 from handscroll.model.position.rotary import Rotary, frequencies, stretched_theta
+from handscroll.model.slots import RopeOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from handscroll.model.config import RopeOptions
+from handscroll.model.slots import RopeOptions
 
 
 @dataclass(frozen=True, kw_only=True)

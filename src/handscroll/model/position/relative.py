@@ -23,9 +23,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from handscroll.model.config import ModelConfig, PositionOptions
+from handscroll.model.config import ModelConfig
 from handscroll.model.position.absolute import Absolute
 from handscroll.model.position.rotary import frequencies
+from handscroll.model.slots import PositionOptions
 
 # What distances are divided by in the last pair of features.
 SLOWEST = 10000.0

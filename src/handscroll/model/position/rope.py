@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from handscroll.model.config import RopeOptions
 from handscroll.model.position.rotary import Rotary, frequencies
+from handscroll.model.slots import RopeOptions
 
 
 class Rope(Rotary):

@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from handscroll.model.config import PositionOptions, RopeOptions
 from handscroll.model.position.rope import Rope
 from handscroll.model.position.rotary import Rotation
+from handscroll.model.slots import PositionOptions, RopeOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from handscroll.model import ModelConfig, Told, Transformer
-from handscroll.model.config import VocabularyOptions
+from handscroll.model.slots import VocabularyOptions
 from handscroll.training.batch import Batch, TokenRow, Window
 
 # The key "model" is the one that is trained; references, teachers and critics stand beside it under their own names.
