@@ -157,6 +157,14 @@ def test_what_diverges_is_a_result(recipe: dict[str, Any], tmp_path: Path) -> No
     assert last.figures == {}
 
 
+def test_options_of_a_slot_vary(recipe: dict[str, Any]) -> None:
+    recipe["train"]["steps"] = 1
+    choice = parse_choice("model.attention=grouped_query,{kind: grouped_query, scale: 1.0}")
+    plain, scaled = finished(compare(recipe, [choice], runner=train_here))["variants"]
+    assert not plain["failed"] and not scaled["failed"]
+    assert plain["loss"] != scaled["loss"]
+
+
 def test_seeds_are_means_with_a_spread_and_progress_counts_all_runs(recipe: dict[str, Any]) -> None:
     events = [*compare(recipe, [Choice("model.layers", ("1", "2"))], seeds=(0, 1), runner=train_here)]
     bars = [each for each in events if isinstance(each, Advance)]

@@ -72,15 +72,15 @@ def compare(
     if done:
         others = ": going on with the others" if left else ""
         yield Said(f"{out} holds {len(done)} of {len(jobs)} runs{others}")
-    prepared = {job: _share(job, out, watch) for job in left}
+    prepared = [_share(job, out, watch) for job in left]
     write_results(out, settings, RUNS, (run.to_json() for run in done.values()))
     tokens = [(base.train.steps or 0) * tokens_per_step(base)] * len(jobs)
-    for job in left:
+    for job, (recipe, folder) in zip(left, prepared, strict=True):
         place = jobs.index(job)
         began, whole = sum(tokens[:place]), sum(tokens)
         shown = f"{job.variant}, {place + 1} of {len(jobs)}" + (f", seed {job.seed}" if len(seeds) > 1 else "")
         yield Advance("comparing", began, whole, "tokens", None, shown)
-        for step in runner(*prepared[job]):
+        for step in runner(recipe, folder):
             if isinstance(step, Ended):
                 trained = Trained(job.variant, job.seed, step.figures, step.curve, step.failed)
                 continue
