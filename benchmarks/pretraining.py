@@ -82,7 +82,9 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("files", nargs="+", type=Path, help="plain text, English or Chinese")
     parser.add_argument("--characters", type=int, default=1_000_000, help="of each file, at most (default 1,000,000)")
-    parser.add_argument("--steps", type=int, default=600, help="of training (default 600)")
+    parser.add_argument("--only", default=",".join(WAYS), help=f"ways, separated by commas (default {','.join(WAYS)})")
+    parser.add_argument("--vocabulary", type=int, default=1024, help="of the tokenizer (default 1,024)")
+    parser.add_argument("--steps", type=int, default=2400, help="of training (default 2,400)")
     parser.add_argument("--texts", type=int, default=150, help="held-out texts of each language (default 150)")
     parser.add_argument("--points", type=int, default=4, help="of a curve, the last at the end (default 4)")
     parser.add_argument("--plot", type=Path, help="a file for the curves")
@@ -93,9 +95,9 @@ def main() -> None:
         folder = Path(name)
         held_out = write_texts(options.files, options.characters, folder / "texts.jsonl")
         asked = {lang: spread(texts, options.texts) for lang, texts in held_out.items()}
-        learn_tokenizer(folder)
-        for way, changes in WAYS.items():
-            for step, model, seconds in trained(folder, way, changes, options.steps, options.points):
+        learn_tokenizer(folder, options.vocabulary)
+        for way in options.only.split(","):
+            for step, model, seconds in trained(folder, way, options.steps, options.points):
                 found = measured(model, Tokenizer.load(folder / "tokenizer"), asked, is_glm=way == "glm")
                 rows.append({"side": way, "step": step, **found, "seconds": round(seconds)})
     if options.plot is not None:
@@ -133,22 +135,20 @@ def spread(texts: list[str], count: int) -> list[str]:
     return texts[:: max(1, len(texts) // count)][:count]
 
 
-def learn_tokenizer(folder: Path) -> None:
+def learn_tokenizer(folder: Path, size: int) -> None:
     texts = [json.loads(line)["text"] for line in (folder / "texts.jsonl").read_text().splitlines()]
     roles = dict.fromkeys(role for name in NAMES.values() for role in OBJECTIVES[name].needs.roles)
-    learnt = Tokenizer.train(texts[:4000], 4096, han="isolated", roles=tuple(roles))
+    learnt = Tokenizer.train(texts[:4000], size, han="isolated", roles=tuple(roles))
     (folder / "tokenizer").mkdir()
     learnt.save(folder / "tokenizer")
 
 
-def trained(
-    folder: Path, way: str, changes: list[str], steps: int, points: int
-) -> Iterator[tuple[int, Transformer, float]]:
+def trained(folder: Path, way: str, steps: int, points: int) -> Iterator[tuple[int, Transformer, float]]:
     """The model at some steps of its training, and after it, with the seconds that it took."""
     out = folder / way
     data = [f"data={{files: [{folder / 'texts.jsonl'}]}}", f"tokenizer={{from: {folder / 'tokenizer'}}}", f"out={out}"]
     kept = [f"train.steps={steps}", f"train.checkpoint_every={steps // points}", f"train.keep={points}"]
-    *_, last = train(EXAMPLES / f"{way}.yaml", overrides=[*SHAPE, *changes, *data, *kept])
+    *_, last = train(EXAMPLES / f"{way}.yaml", overrides=[*SHAPE, *WAYS[way], *data, *kept])
     model = load_model(out / "model").eval()
     for path in checkpoints(out):
         weights = {name.removeprefix("model."): each for name, each in load_file(path / MODEL).items()}
@@ -233,7 +233,7 @@ def plot(rows: list[dict[str, Any]], out: Path) -> None:
     columns = [name for name in rows[0] if name.startswith(("tokens", "spans"))]
     figure, axes = pyplot.subplots(1, len(columns), figsize=(4 * len(columns), 3), constrained_layout=True)
     for axis, column in zip(axes, columns, strict=True):
-        for way in WAYS:
+        for way in dict.fromkeys(row["side"] for row in rows):
             points = [(row["step"], row[column]) for row in rows if row["side"] == way]
             axis.plot(*zip(*points, strict=True), marker="o", label=way)
         axis.set(title=column, xlabel="step")
