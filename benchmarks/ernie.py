@@ -2,6 +2,7 @@
 
     python benchmarks/ernie.py
     python benchmarks/ernie.py --people 20 --steps 200 --json
+    python benchmarks/ernie.py --steps 1500 --only "single tokens"
 
 People of a chronicle, each with a birthplace, a teacher and a home, in English and Chinese. Every text states one
 person's three facts, each in one of four wordings; for half of the people it also has the fact's fifth wording, the
@@ -9,7 +10,8 @@ sentence that answers a question. The other half is asked, in a wording that was
 ("new"): the name or place is hidden whole, and has to be told from the person's name alone, out of the weights.
 examples/ernie.yaml, with four heads and without dialogues, is trained on the same texts with the same tokenizer and
 steps for each way of masking; what is shown is the share of names and places of which every token is right. "with a
-dictionary" is the default with all names and places in a user dictionary.
+dictionary" is the default with all names and places in a user dictionary, "single tokens" BERT's masked LM
+(examples/bert.yaml without next sentences), which hides pieces of words, too.
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ from handscroll.text.chronicle import LANGUAGES, Fact, answer_sentence
 from handscroll.text.chronicle.names import Names
 from handscroll.text.chronicle.relations import draw_fact, fact_sentence
 
-RECIPE = Path(__file__).parent.parent / "examples" / "ernie.yaml"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 RELATIONS = ("birthplace", "teacher", "home")
+ALONE = "objective.dialogue=false"
 WAYS = {
-    "whole entities and phrases": [],
-    "characters and words": ["objective.entity=0", "objective.phrase=0"],
-    "with a dictionary": ["objective.dictionary=names.txt"],
+    "whole entities and phrases": ("ernie.yaml", [ALONE]),
+    "characters and words": ("ernie.yaml", [ALONE, "objective.entity=0", "objective.phrase=0"]),
+    "with a dictionary": ("ernie.yaml", [ALONE, "objective.dictionary=names.txt"]),
+    "single tokens": ("bert.yaml", ["objective.next_sentence=false"]),
 }
 
 
@@ -50,6 +54,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=48, help="in each language (default 48)")
     parser.add_argument("--texts", type=int, default=40, help="about each of them (default 40)")
     parser.add_argument("--steps", type=int, default=500, help="of training (default 500)")
+    parser.add_argument("--only", choices=WAYS, help="one way of masking (default: one after the other)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rng = random.Random(0)
@@ -63,11 +68,13 @@ def main() -> None:
         (folder / "facts.jsonl").write_text("".join(lines), encoding="utf-8")
         known = sorted({each for person in people for fact in person.facts for each in (fact.subject, fact.answer)})
         (folder / "names.txt").write_text("\n".join(known), encoding="utf-8")
-        for way, changes in WAYS.items():
+        for way, (recipe, changes) in WAYS.items():
+            if options.only not in (None, way):
+                continue
             out = folder / way.replace(" ", "-")
             given = [f"data.files=[{folder / 'facts.jsonl'}]", f"train.steps={options.steps}", f"out={out}"]
             given += [change.replace("names.txt", str(folder / "names.txt")) for change in changes]
-            *_, last = train(RECIPE, overrides=[*given, "objective.dialogue=false", "model.heads=4"])
+            *_, last = train(EXAMPLES / recipe, overrides=[*given, "model.heads=4"])
             rows.append({"side": way, **asked(out / "model", people), "seconds": round(last.seconds)})
     show(rows, options.threads, options.json, steps=options.steps, people=2 * options.people)
 

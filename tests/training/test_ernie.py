@@ -165,6 +165,39 @@ def test_conversations_worked_out_by_hand() -> None:
     assert set(labels) == {REAL, FAKE}
 
 
+def test_every_other_response_is_taken_as_often_but_one_that_says_the_same() -> None:
+    """Of four others, all in windows of their own."""
+    same = talk((False, [35]), (True, [12, 13, 14]))
+    rows = [QRQ, QQR, QRR, same]
+    taken = dict.fromkeys(((22, 23), (31, 32, 33), (34,)), 0)
+    for seed in range(400):
+        texts, label_X = judged(Texts.joined(rows), np.arange(4), SEP, seeded(seed))
+        said = tuple(texts.ids_N[texts.text_N == 0].tolist()[3:-3])
+        if label_X[0] == FAKE:
+            taken[said] += 1
+        else:
+            assert said == (12, 13, 14)
+    count = sum(taken.values())
+    assert abs(count - 200) < 3.3 * 10
+    assert sum((found - count / 3) ** 2 / (count / 3) for found in taken.values()) < CHI_SQUARE[2]
+    none, label_X = judged(Texts.joined([QRQ, same]), np.arange(2), SEP, seeded(0))
+    assert (none.ids_N.tolist(), label_X.tolist()) == ([*QRQ.ids, *same.ids], [REAL, REAL])
+
+
+def test_the_fakes_of_a_window_share_its_room() -> None:
+    """Two conversations of 5 tokens with their [CLS] in one window, and 14 tokens in the other: there is room for 4.
+
+    A fake alone may have the long response, 3 tokens longer; of two each has room for 2 and none becomes one.
+    """
+    short, long = talk((False, [20]), (True, [21])), talk((False, [30]), (True, [31, 32, 33, 34]))
+    rows, seen = [short, short, long, TokenRow(np.arange(40, 44), units=np.full(4, UNIT, dtype=np.uint8))], set()
+    for seed in range(100):
+        texts, label_X = judged(Texts.joined(rows), np.array([0, 0, 1, 1]), SEP, seeded(seed))
+        assert texts.length_X[:2].tolist() == [7 if label == FAKE else 4 for label in label_X[:2]]
+        seen.add(tuple(label_X[:2].tolist()))
+    assert seen == {(REAL, REAL), (REAL, FAKE), (FAKE, REAL)}
+
+
 def test_no_window_becomes_longer_and_only_whole_responses_are_taken() -> None:
     """Parts of conversations that were cut: one ends within a response, another begins with one."""
 
@@ -196,6 +229,7 @@ def test_fallbacks_are_counted(make_model: MakeModel) -> None:
     loss = objective.loss({"model": make_model(**ENCODER)}, batch)
     assert loss.metrics["without_entity"] == (2, 3)
     assert loss.metrics["alone"] == (2, 3)
+    assert loss.metrics["fakes"] == (0, 1)
     assert loss.metrics["straddling"] == (1, batch.real_tokens)
     # A text of one character.
     one = objective.make_batch([[TokenRow(np.array([40]), units=np.array([UNIT], dtype=np.uint8))]], seeded(0))

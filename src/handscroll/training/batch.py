@@ -4,7 +4,7 @@ A `TokenRow` is one document or chat. A window is a sequence of rows that share 
 other. `collate` turns windows into a `Batch`: tokens, where they stand (`Layout`), and targets already shifted by one.
 Which tokens are supervised is decided by the rows' masks; what loss they get is the objective's business.
 
-Letters: B windows, T tokens.
+Letters: B windows, T tokens, X rows of all windows, N tokens of all rows.
 """
 
 from __future__ import annotations
@@ -87,49 +87,46 @@ def collate(windows: Sequence[Window], pad_id: int, window: int | None = None) -
     crosses a document's border. Raises ValueError for no windows, an empty row, a mask of another length, and a window
     that is too long.
     """
-    lengths = [[len(row.ids) for row in rows] for rows in windows]
-    totals = [sum(counts) for counts in lengths]
-    if not all(count for counts in lengths for count in counts) or not totals or min(totals) == 0:
+    rows = [row for window in windows for row in window]
+    rows_B, length_X = (np.array([len(each) for each in of], dtype=np.int64) for of in (windows, [x.ids for x in rows]))
+    window_X = np.repeat(np.arange(len(windows)), rows_B)
+    if not len(rows) or not rows_B.all() or not length_X.all():
         raise ValueError("no tokens in a window or a row: leave empty texts out before they are packed")
-    size = max(totals) if window is None else window
-    if max(totals) > size:
-        raise ValueError(
-            f"a window holds {max(totals)} tokens, more than window={size}: split its rows or raise window"
-        )
-    tokens_BT = np.full((len(windows), size), pad_id, dtype=np.int64)
-    targets_BT = np.full((len(windows), size), IGNORE, dtype=np.int64)
-    for b, rows in enumerate(windows):
-        start = 0
-        for row in rows:
-            end = start + len(row.ids)
-            tokens_BT[b, start:end] = row.ids
-            targets_BT[b, start : end - 1] = _targets(row)
-            start = end
-    if all(counts == [size] for counts in lengths):
+    total_B = np.bincount(window_X, length_X).astype(np.int64)
+    longest = int(total_B.max())
+    size = longest if window is None else window
+    if longest > size:
+        raise ValueError(f"a window holds {longest} tokens, more than window={size}: split its rows or raise window")
+    is_real_BT = np.arange(size) < total_B[:, None]
+    tokens_BT, targets_BT = (np.full(is_real_BT.shape, fill, dtype=np.int64) for fill in (pad_id, IGNORE))
+    ids_N = np.concatenate([row.ids for row in rows])
+    tokens_BT[is_real_BT] = ids_N
+    targets_BT[is_real_BT] = _targets(rows, ids_N, np.cumsum(length_X) - 1)
+    if len(rows) == len(windows) and (length_X == size).all():
         layout = Layout.rows([size] * len(windows))
     else:
-        layout = _packed(lengths, size)
+        layout = _packed(is_real_BT, rows_B, length_X)
     return Batch(torch.from_numpy(tokens_BT), layout, torch.from_numpy(targets_BT))
 
 
-def _targets(row: TokenRow) -> NDArray[np.int64]:
-    """What follows each token but the last, IGNORE where it is not supervised."""
-    following = np.asarray(row.ids, dtype=np.int64)[1:]
-    if row.supervised is None:
-        return following
-    if len(row.supervised) != len(row.ids):
-        raise ValueError(f"a row of {len(row.ids)} ids has a mask of {len(row.supervised)}: they must be equally long")
-    return np.where(np.asarray(row.supervised, dtype=bool)[1:], following, IGNORE)
+def _targets(rows: Sequence[TokenRow], ids_N: NDArray[np.integer], last_X: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What follows each token within its row, IGNORE where it is not supervised."""
+    targets_N = np.append(ids_N[1:].astype(np.int64), IGNORE)
+    targets_N[last_X] = IGNORE
+    if any(row.supervised is not None for row in rows):
+        masks = [np.ones(len(row.ids), dtype=bool) if row.supervised is None else row.supervised for row in rows]
+        for row, mask in zip(rows, masks, strict=True):
+            if len(mask) != len(row.ids):
+                raise ValueError(f"a row of {len(row.ids)} ids has a mask of {len(mask)}: they must be equally long")
+        targets_N[:-1][~np.concatenate(masks).astype(bool)[1:]] = IGNORE
+    return targets_N
 
 
-def _packed(lengths: Sequence[Sequence[int]], size: int) -> Layout:
-    index_BT = np.full((len(lengths), size), -1, dtype=np.int64)
-    positions_BT = np.zeros_like(index_BT)
-    document_BT = np.full_like(index_BT, -1)
-    for b, counts in enumerate(lengths):
-        total = sum(counts)
-        starts = np.cumsum([0, *counts[:-1]])
-        index_BT[b, :total] = np.arange(total)
-        document_BT[b, :total] = np.repeat(np.arange(len(counts)), counts)
-        positions_BT[b, :total] = np.arange(total) - np.repeat(starts, counts)
+def _packed(is_real_BT: NDArray[np.bool_], rows_B: NDArray[np.int64], length_X: NDArray[np.int64]) -> Layout:
+    index_BT = np.where(is_real_BT, np.arange(is_real_BT.shape[1]), -1)
+    positions_BT, document_BT = np.zeros_like(index_BT), np.full_like(index_BT, -1)
+    start_X = np.cumsum(length_X) - length_X
+    positions_BT[is_real_BT] = np.arange(int(length_X.sum())) - np.repeat(start_X, length_X)
+    document_X = np.arange(len(length_X)) - np.repeat(np.cumsum(rows_B) - rows_B, rows_B)
+    document_BT[is_real_BT] = np.repeat(document_X, length_X)
     return Layout.packed(*(torch.from_numpy(array) for array in (index_BT, positions_BT, document_BT)))

@@ -6,7 +6,8 @@ can be judged if a response stands in it behind another turn.
 
 Knows ids and where turns begin. What conversations are framed with is the objective's business.
 
-Letters: N tokens of all texts, one after the other, X texts, U turns.
+Letters: N tokens of all texts, one after the other, W windows, X texts, U turns, F texts that are to be fakes, R
+responses that can be taken.
 """
 
 from __future__ import annotations
@@ -63,47 +64,37 @@ class Turns(NamedTuple):
     is_response_U: NDArray[np.bool_]
     can_fake_U: NDArray[np.bool_]
 
-    def words(self, texts: Texts, turn: int) -> Numbers:
-        start = self.start_U[turn]
-        return texts.ids_N[start : start + self.length_U[turn]]
-
-
-class Exchange(NamedTuple):
-    """A turn, by its number, and the one whose words it gets."""
-
-    turn: int
-    other: int
-
 
 def judged(texts: Texts, window_X: Numbers, sep: int, rng: torch.Generator) -> tuple[Texts, Numbers]:
     """The texts, some with another response, and of each REAL, FAKE, or IGNORE where it can't be judged.
 
     A response of another text fits if it is whole, closed by `sep`, if it says something else, and if it is no longer
-    than there is room: `window_X` is the window of each text, and no window becomes longer than the longest one is.
-    Where none fits the real one stays.
+    than there is room: `window_X` is the window of each text, and no window becomes longer than the longest one is; its
+    fakes share what room it has. Where none fits the real one stays.
     """
     turns = turns_of(texts)
     answers = np.flatnonzero(turns.can_fake_U)
     count_X = np.bincount(turns.text_U[answers], minlength=len(texts.length_X))
     label_X = np.where(count_X > 0, REAL, IGNORE)
-    is_whole_U = texts.ids_N[turns.start_U + turns.length_U - 1] == sep
-    whole = np.flatnonzero(turns.is_response_U & is_whole_U)
+    whole_R = np.flatnonzero(turns.is_response_U & (texts.ids_N[turns.start_U + turns.length_U - 1] == sep))
+    if not len(whole_R):
+        return texts, label_X
     kind_X, which_X, other_X = torch.rand(3, len(count_X), generator=rng, dtype=torch.float64).numpy()
-    chosen_X = np.cumsum(count_X) - count_X + (which_X * count_X).astype(np.int64)
-    # With what opens each text, and closes one that was cut.
-    framed_X = texts.length_X + 1 + (texts.ids_N[texts.start_X + texts.length_X - 1] != sep)
-    used_W = np.bincount(window_X, framed_X).astype(np.int64)
-    room_W = used_W.max() - used_W
-    exchanges = []
-    for x in np.flatnonzero((count_X > 0) & (kind_X < 0.5)).tolist():
-        turn, window = int(answers[chosen_X[x]]), window_X[x]
-        longest = turns.length_U[turn] + room_W[window]
-        other = _fitting(texts, turns, turn, whole[turns.length_U[whole] <= longest], other_X[x])
-        if other is not None:
-            exchanges.append(Exchange(turn, other))
-            room_W[window] -= turns.length_U[other] - turns.length_U[turn]
-            label_X[x] = FAKE
-    return _exchanged(texts, turns, exchanges), label_X
+    text_F = np.flatnonzero((count_X > 0) & (kind_X < 0.5))
+    turn_F = answers[(np.cumsum(count_X) - count_X + (which_X * count_X).astype(np.int64))[text_F]]
+    longest_F = turns.length_U[turn_F] + _room(texts, window_X, sep, text_F)
+    said_U = _said(texts, turns)
+    fits_FR = turns.length_U[whole_R] <= longest_F[:, None]
+    fits_FR &= turns.text_U[whole_R] != text_F[:, None]
+    fits_FR &= said_U[whole_R] != said_U[turn_F][:, None]
+    fitting_FR = fits_FR.cumsum(1)
+    number_F = (other_X[text_F] * fitting_FR[:, -1]).astype(np.int64) + 1
+    other_F = whole_R[(fitting_FR == number_F[:, None]).argmax(1)]
+    is_fake_F = fitting_FR[:, -1] > 0
+    label_X[text_F[is_fake_F]] = FAKE
+    taken_U = np.arange(len(turns.start_U))
+    taken_U[turn_F[is_fake_F]] = other_F[is_fake_F]
+    return _exchanged(texts, turns, taken_U), label_X
 
 
 def turns_of(texts: Texts) -> Turns:
@@ -113,22 +104,28 @@ def turns_of(texts: Texts) -> Turns:
     start_U = np.flatnonzero(is_first_N | (texts.marks_N & Mark.TURN > 0))
     is_response_U = texts.marks_N[start_U] & Mark.RESPONSE > 0
     length_U = np.diff(np.append(start_U, len(texts.ids_N)))
-    text_U = np.searchsorted(texts.start_X, start_U, side="right") - 1
-    return Turns(start_U, length_U, text_U, is_response_U, is_response_U & ~is_first_N[start_U])
+    return Turns(start_U, length_U, texts.text_N[start_U], is_response_U, is_response_U & ~is_first_N[start_U])
 
 
-def _fitting(texts: Texts, turns: Turns, turn: int, others: Numbers, draw: float) -> int | None:
-    """One of the others, of another text than the turn's and with other words; `draw`, from 0 to 1, says which."""
-    fitting = others[turns.text_U[others] != turns.text_U[turn]].tolist()
-    first = int(draw * len(fitting))
-    said = turns.words(texts, turn)
-    return next((u for u in fitting[first:] + fitting[:first] if not np.array_equal(turns.words(texts, u), said)), None)
+def _room(texts: Texts, window_X: Numbers, sep: int, text_F: Numbers) -> Numbers:
+    """By how many tokens each fake may be longer than the real text."""
+    # With what opens each text, and closes one that was cut.
+    framed_X = texts.length_X + 1 + (texts.ids_N[texts.start_X + texts.length_X - 1] != sep)
+    used_W = np.bincount(window_X, framed_X).astype(np.int64)
+    fakes_W = np.bincount(window_X[text_F], minlength=len(used_W))
+    room_W: Numbers = (used_W.max() - used_W) // np.maximum(fakes_W, 1)
+    return room_W[window_X[text_F]]
 
 
-def _exchanged(texts: Texts, turns: Turns, exchanges: Sequence[Exchange]) -> Texts:
-    taken_U = np.arange(len(turns.start_U))
-    for turn, other in exchanges:
-        taken_U[turn] = other
+def _said(texts: Texts, turns: Turns) -> Numbers:
+    """A number for the words of each turn. Others rarely have the same one, and are then no choice for each other."""
+    place_N = np.arange(1, len(texts.ids_N) + 1) - np.repeat(turns.start_U, turns.length_U)
+    said_U: Numbers = np.add.reduceat((texts.ids_N + 1) * place_N, turns.start_U)
+    return said_U
+
+
+def _exchanged(texts: Texts, turns: Turns, taken_U: Numbers) -> Texts:
+    """Each turn with the words of turn `taken_U`."""
     length_U = turns.length_U[taken_U]
     before_U = np.cumsum(length_U) - length_U
     place_N = np.arange(int(length_U.sum())) + np.repeat(turns.start_U[taken_U] - before_U, length_U)

@@ -96,8 +96,9 @@ class Ernie:
             window_X = np.repeat(np.arange(len(windows)), [len(window) for window in windows])
             texts, judged_X = judged(texts, window_X, self.vocabulary.roles["sep"], rng)
         texts = self._framed(texts)
-        left = iter(np.split(texts.ids_N, texts.start_X[1:]))
-        batch = collate([[TokenRow(next(left)) for _ in window] for window in windows], self.pad_id, self.window)
+        bounds = zip(texts.start_X.tolist(), texts.length_X.tolist(), strict=True)
+        left = (TokenRow(texts.ids_N[start : start + length]) for start, length in bounds)
+        batch = collate([[next(left) for _ in window] for window in windows], self.pad_id, self.window)
         may_N = ~self._is_control_V[texts.ids_N]
         if not may_N.any():
             raise ValueError(f"all of {batch.real_tokens} tokens of this batch are control tokens: give it text")
@@ -112,23 +113,22 @@ class Ernie:
             STRADDLING: np.add.reduceat(texts.marks_N & Mark.STRADDLES > 0, texts.start_X, dtype=np.int64),
         }
         # Windows are filled from their beginnings: real places in order are the texts one after the other.
-        real_N = (batch.layout.index_BT >= 0).flatten().nonzero()[:, 0]
+        real_N = np.flatnonzero(batch.layout.index_BT.numpy() >= 0)
 
-        def spread(values: Tensor, fill: int, places: Tensor = real_N) -> Tensor:
-            filled_BT = torch.full_like(batch.tokens_BT, fill)
-            filled_BT.view(-1)[places] = values
-            return filled_BT
+        def spread(values: NDArray[np.generic], fill: int, places: NDArray[np.int64] = real_N) -> Tensor:
+            filled_BT = np.full(batch.tokens_BT.shape, fill, dtype=np.int64)
+            filled_BT.reshape(-1)[places] = values
+            return torch.from_numpy(filled_BT)
 
-        labels = {LEVEL: spread(torch.from_numpy(np.where(chosen_N, level_N, IGNORE)), IGNORE)}
-        start_X = real_N[torch.from_numpy(texts.start_X)]
-        labels |= {name: spread(torch.from_numpy(told_X), IGNORE, start_X) for name, told_X in first.items()}
-        kinds_N = torch.from_numpy((texts.marks_N & Mark.RESPONSE > 0).astype(np.int64))
-        hidden_N = hide(ids, drawn, mask, size, rng, torch.from_numpy(lead_N))
+        labels = {LEVEL: spread(np.where(chosen_N, level_N, IGNORE), IGNORE)}
+        start_X = real_N[texts.start_X]
+        labels |= {name: spread(told_X, IGNORE, start_X) for name, told_X in first.items()}
+        hidden_N = hide(ids, drawn, mask, size, rng, torch.from_numpy(lead_N)).numpy()
         return replace(
             batch,
             tokens_BT=spread(hidden_N, self.pad_id),
-            layout=replace(batch.layout, kinds_BT=spread(kinds_N, 0)),
-            targets_BT=spread(ids.masked_fill(~drawn, IGNORE), IGNORE),
+            layout=replace(batch.layout, kinds_BT=spread(texts.marks_N & Mark.RESPONSE > 0, 0)),
+            targets_BT=spread(np.where(chosen_N, texts.ids_N, IGNORE), IGNORE),
             labels=labels,
         )
 
@@ -188,12 +188,16 @@ class Ernie:
 
 
 def _found(batch: Batch) -> dict[str, Share]:
-    """What the log tells of the texts: those without an entity, those that aren't judged, and tokens that straddle."""
+    """What the log tells of the texts: those without an entity, those that aren't judged, tokens that straddle; and of
+    those that are judged the fakes."""
     is_text_BT = batch.labels[ENTITIES] != IGNORE
     texts = int(is_text_BT.sum())
     straddling = int(batch.labels[STRADDLING][is_text_BT].sum())
+    is_judged_BT = batch.labels[FAKE] != IGNORE
+    told = int(is_judged_BT.sum())
     return {
         "without_entity": Share(int((batch.labels[ENTITIES] == 0).sum()), texts),
-        "alone": Share(texts - int((batch.labels[FAKE] != IGNORE).sum()), texts),
+        "alone": Share(texts - told, texts),
+        "fakes": Share(int(batch.labels[FAKE][is_judged_BT].sum()), told),
         "straddling": Share(straddling, batch.real_tokens),
     }
