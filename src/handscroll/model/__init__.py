@@ -12,12 +12,13 @@ To add a variant of a slot (attention, position, norm, feed-forward, head):
 4. the contract tests in `tests/model/` run over every entry of the dict by themselves.
 """
 
+from handscroll.model.block import Told
 from handscroll.model.checkpoint import load_model, resolve, save_model
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Capture, Layout
 from handscroll.model.memory import Attended, Bytes, Cache, CachePolicy, Crossbatch, DirectMemory, LayerMemory, View
 from handscroll.model.slots import RopeOptions
-from handscroll.model.transformer import Hidden, Told, Transformer
+from handscroll.model.transformer import Hidden, Transformer
 from handscroll.model.weight_files import MissingCheckpoint
 
 __all__ = [

@@ -40,7 +40,7 @@ class ModelConfig:
     `qk_norm` normalizes each head's queries and keys before they are turned (arXiv 2010.04245).
     `num_kv_heads` equal to `num_heads` is multi-head attention, 1 is multi-query attention.
     `mask`: a token sees those before it (causal), all (bidirectional), or, in a prefix that the layout names, all of
-    the prefix. `norm_placement`: where a block normalizes, as in `transformer.py`. `feedforward_norm`: a norm within
+    the prefix. `norm_placement`: where a block normalizes, as in `block.py`. `feedforward_norm`: a norm within
     the feed-forward, of what its last matrix reads. `norm_statistics` are for `batch` and `power` norms.
     `shared_layers`: all layers are one, applied `num_layers` times (ALBERT). `experts`: layers have several
     feed-forwards, of which a token takes a few.

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from handscroll.kernels.attention import KERNELS
-from handscroll.model import deepnorm
-from handscroll.model.attention import attention_kind, direct_memories, make_attention
+from handscroll.model.attention import attention_kind, direct_memories
+from handscroll.model.block import Block, Told
 from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.embedding import Embedding
-from handscroll.model.experts import make_feedforward
 from handscroll.model.families import Source
 from handscroll.model.heads import VocabularyHead, make_head
 from handscroll.model.initialization import initialize
@@ -27,13 +26,6 @@ from handscroll.model.memory import Cache, Crossbatch, DirectMemory, LayerMemory
 from handscroll.model.norm import make_norm
 from handscroll.model.position import Relative, make_position
 from handscroll.model.slots import GroupedQueryOptions
-
-
-class Told(NamedTuple):
-    """What a module told besides its output; `name` is the module's in the model."""
-
-    name: str
-    aux: object
 
 
 class Hidden(NamedTuple):
@@ -47,72 +39,6 @@ class Hidden(NamedTuple):
     layers: tuple[Tensor, ...] = ()
     weights: tuple[Tensor, ...] = ()
     aux: tuple[Told, ...] = ()
-
-
-class BlockOutput(NamedTuple):
-    x_BTE: Tensor
-    weights_BHTS: Tensor | None
-    aux: tuple[Told, ...]
-
-
-class Block(nn.Module):
-    """Attention, then feed-forward, each added to the residual stream x. With f for either of them:
-
-    | placement | x becomes | |
-    |---|---|---|
-    | pre | x + f(norm(x)) | arXiv 2002.04745 |
-    | post | norm(x + f(x)) | arXiv 1706.03762 |
-    | deepnorm | norm(alpha x + f(x)), alpha = (2 L)^(1/4) | arXiv 2203.00555 |
-    | sandwich | x + norm'(f(norm(x))) | arXiv 2105.13290 |
-    """
-
-    def __init__(self, config: ModelConfig, layer: int):
-        super().__init__()
-        self.placement = config.norm_placement
-        self.alpha = deepnorm.alpha(config.num_layers) if self.placement == "deepnorm" else 1.0
-        self.attention_norm = make_norm(config)
-        self.attention = make_attention(config)
-        self.feedforward_norm = make_norm(config)
-        self.feedforward = make_feedforward(config, layer)
-        if self.placement == "sandwich":
-            self.attention_out_norm = make_norm(config)
-            self.feedforward_out_norm = make_norm(config)
-        self.dropout = nn.Dropout(config.residual_dropout)
-
-    def forward(self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, asking: Asking | None = None) -> BlockOutput:
-        """(B, T, E) in and out; with `asking` (B, Q, E) out: the other tokens give only their keys and values.
-
-        Of some memories all tokens ask all the same: what these remember depends on it.
-        """
-        told: list[Told] = []
-        read_BTE = self._before("attention_norm", x_BTE, layout, told)
-        attended_BTE, weights_BHTS = self.attention(read_BTE, memory, layout, asking if memory.some_may_ask else None)
-        if asking is not None:
-            x_BTE, layout = pick(x_BTE, asking.places_BQ), asking.layout
-            attended_BTE = attended_BTE if memory.some_may_ask else pick(attended_BTE, asking.places_BQ)
-        x_BTE = self._join("attention", x_BTE, attended_BTE, layout, told)
-        read_BTE = self._before("feedforward_norm", x_BTE, layout, told)
-        fed_BTE = self._run("feedforward", read_BTE, layout, told)
-        return BlockOutput(self._join("feedforward", x_BTE, fed_BTE, layout, told), weights_BHTS, tuple(told))
-
-    def _before(self, norm: str, x_BTE: Tensor, layout: Layout, told: list[Told]) -> Tensor:
-        """What attention or feed-forward reads of the residual stream."""
-        return self._run(norm, x_BTE, layout, told) if self.placement in ("pre", "sandwich") else x_BTE
-
-    def _join(self, part: str, x_BTE: Tensor, added_BTE: Tensor, layout: Layout, told: list[Told]) -> Tensor:
-        """The residual stream with what attention or feed-forward adds."""
-        if self.placement == "sandwich":
-            added_BTE = self._run(f"{part}_out_norm", added_BTE, layout, told)
-        if self.placement in ("pre", "sandwich"):
-            joined_BTE: Tensor = x_BTE + self.dropout(added_BTE)
-            return joined_BTE
-        return self._run(f"{part}_norm", self.alpha * x_BTE + self.dropout(added_BTE), layout, told)
-
-    def _run(self, name: str, x_BTE: Tensor, layout: Layout, told: list[Told]) -> Tensor:
-        x_BTE, aux = getattr(self, name)(x_BTE, layout)
-        if aux is not None:
-            told.append(Told(name, aux))
-        return x_BTE
 
 
 class Transformer(nn.Module):
@@ -195,49 +121,21 @@ class Transformer(nn.Module):
         the last one, so that it attends, where the memory allows it, and feeds forward from these places alone.
         `crossbatch`: tokens that look across rows, in layers before the last; only without a cache.
         """
-        if cache is not None and self.config.mask == "bidirectional":
-            raise ValueError(
-                "this model's tokens see what comes after them (mask=bidirectional): it can't continue a text that a "
-                "cache remembers; let it read whole texts, without a cache"
-            )
-        both_ways = self.config.mask == "prefix"
-        if cache is not None and both_ways and not all(memory.reads_prefix for memory in cache.layers):
-            raise ValueError(
-                "this model reads what it continues in both directions (mask=prefix), and this way of remembering only "
-                "what comes before: use full, or quantized or offloaded over full"
-            )
         layout = self._layout(tokens_BT, cache) if layout is None else layout
-        if not both_ways and layout.prefix_BT is not None:
+        if self.config.mask != "prefix" and layout.prefix_BT is not None:
             # A memory knows the layout alone, not the model's mask.
             layout = replace(layout, prefix_BT=None)
-        in_plane = layout.positions_BTP.shape[-1] > 1
-        if cache is not None and in_plane and not all(memory.keeps_positions for memory in cache.layers):
-            raise ValueError(
-                "this cache has places of its own for tokens, and the layout has positions in several axes: use full, "
-                "sliding_window or segment_recurrence, and positions that turn once or are added"
-            )
-        dropout = self.config.attention_dropout if self.training else 0.0
-        memories: Sequence[LayerMemory]
         if cache is None:
-            memories = direct_memories(self.config, self.position, layout, dropout, self.attention_kernel)
+            memories = self._direct(layout, crossbatch)
         else:
+            assert crossbatch is None, "rows of a cache are strangers"
+            self._check_cache(cache, layout)
             memories = cache.layers
         # A cache is mutated by attention: a block that is recomputed would append its tokens twice.
         recompute = self.activation_checkpointing and torch.is_grad_enabled() and cache is None
         # Statistics of a batch are those of all its tokens, whichever are wanted.
         picks_late = wanted_BQ is not None and self.training and self.config.has_running_norms
         last = None if wanted_BQ is None or picks_late else Asking(wanted_BQ, layout.pick(wanted_BQ))
-        if crossbatch is not None:
-            assert cache is None, "rows of a cache are strangers"
-            if isinstance(self.position, Relative):
-                raise ValueError("relative positions have no distance between rows: train without crossbatch")
-            if not isinstance(self.config.attention, GroupedQueryOptions):
-                raise ValueError(
-                    f"attention={attention_kind(self.config)}: only grouped_query attention can look across rows; "
-                    "train without crossbatch"
-                )
-            across = DirectMemory(self.position, layout, crossbatch, dropout=dropout, kernel=self.attention_kernel)
-            memories = [across if layer in crossbatch.layers else memory for layer, memory in enumerate(memories)]
         layers, weights, told = [], [], []
         x_BTE, aux = self.embedding.embed(tokens_BT, layout)
         if aux is not None:
@@ -271,6 +169,40 @@ class Transformer(nn.Module):
     def logits(self, hidden_BTE: Tensor) -> Tensor:
         """(..., E) -> (..., V). ValueError for a head that tells no tokens."""
         return self._vocabulary_head().logits(hidden_BTE, self.embedding.weight)
+
+    def _direct(self, layout: Layout, crossbatch: Crossbatch | None) -> Sequence[LayerMemory]:
+        """What each layer attends to without a cache. ValueError where tokens can't look across rows."""
+        dropout, kernel = self.config.attention_dropout if self.training else 0.0, self.attention_kernel
+        memories = direct_memories(self.config, self.position, layout, dropout, kernel)
+        if crossbatch is None:
+            return memories
+        if isinstance(self.position, Relative):
+            raise ValueError("relative positions have no distance between rows: train without crossbatch")
+        if not isinstance(self.config.attention, GroupedQueryOptions):
+            raise ValueError(
+                f"attention={attention_kind(self.config)}: only grouped_query attention can look across rows; "
+                "train without crossbatch"
+            )
+        across = DirectMemory(self.position, layout, crossbatch, dropout=dropout, kernel=kernel)
+        return [across if layer in crossbatch.layers else memory for layer, memory in enumerate(memories)]
+
+    def _check_cache(self, cache: Cache, layout: Layout) -> None:
+        """ValueError where this model sees more than the cache remembers."""
+        if self.config.mask == "bidirectional":
+            raise ValueError(
+                "this model's tokens see what comes after them (mask=bidirectional): it can't continue a text that a "
+                "cache remembers; let it read whole texts, without a cache"
+            )
+        if self.config.mask == "prefix" and not all(memory.reads_prefix for memory in cache.layers):
+            raise ValueError(
+                "this model reads what it continues in both directions (mask=prefix), and this way of remembering only "
+                "what comes before: use full, or quantized or offloaded over full"
+            )
+        if layout.positions_BTP.shape[-1] > 1 and not all(memory.keeps_positions for memory in cache.layers):
+            raise ValueError(
+                "this cache has places of its own for tokens, and the layout has positions in several axes: use full, "
+                "sliding_window or segment_recurrence, and positions that turn once or are added"
+            )
 
     def _layout(self, tokens_BT: Tensor, cache: Cache | None) -> Layout:
         """Of full rows that continue those of the cache."""

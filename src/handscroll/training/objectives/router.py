@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
+from handscroll.model.block import Told
 from handscroll.model.routing import ExpertOptions, Routed, balance_loss, z_loss_sum
-from handscroll.model.transformer import Told
 from handscroll.training.objectives.objective import Loss, Term
 
 
