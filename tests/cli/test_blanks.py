@@ -52,13 +52,21 @@ def test_they_continue_texts_and_answer(model: str, run: Run) -> None:
     assert json.loads(asked.out)["cache"] == {"policy": "full"}
 
 
+def test_what_they_need_is_told(run: Run) -> None:
+    found = json.loads(run("inspect", "prefix", "--json").out)
+    (full,) = found["memory"]
+    assert (full["policy"], full["device_bytes"]) == ("full", 2 * 128 * 8 * 4)
+    refused = json.loads(run("inspect", "prefix", "--cache", "block_memory", "--json").out)["memory"]
+    assert "both directions (mask=prefix)" in refused[0]["refused"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("fill", "glm", "The fox"), "the text has no blank: write <|mask|> or [MASK]"),
         (("fill", "glm", "[MASK]", "--top", "3"), "--top 3 says nothing to this model: it is a GLM"),
         (("fill", "prefix", "[MASK]", "--beams", "3"), "--beams 3 says nothing to this model: it is a masked LM"),
-        (("fill", "prefix", "[MASK]"), "this model fills no masks: its mask is prefix"),
+        (("fill", "prefix", "[MASK]"), "this model fills no masks: its mask is prefix and its head lm;"),
         (("generate", "prefix", "The", "--cache", "block_memory"), "both directions (mask=prefix)"),
         (("read", "prefix", "text.txt", "--save", "book"), "use handscroll ask with --file"),
         (("eval", "glm", "--tokens", "300", "--policies", "full"), "reads no text from left to right"),

@@ -59,6 +59,7 @@ SMALLER = {
 }
 # What a command needs to have run before it.
 FIRST = {
+    "handscroll fill runs/bert/model": "handscroll train examples/bert.yaml",
     "handscroll fill runs/glm/model": "handscroll train examples/glm.yaml",
     "handscroll generate runs/glm/model": "handscroll train examples/glm.yaml",
     "handscroll generate runs/prefix/model": "handscroll train examples/prefix.yaml",

@@ -43,7 +43,14 @@ def test_all_is_told_as_json(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_for_people(run: Run) -> None:
     ran = run("inspect", "model", "--cache", "offloaded", "--cache.to=file")
     assert ran.code == 0
-    for words in ("feedforward.gate", "trained window", "float32 on cpu", "Memory of 64 tokens", "on disk"):
+    for words in (
+        "feedforward.gate",
+        "trained window",
+        "float32 on cpu",
+        "Memory of 64 tokens",
+        "on disk",
+        "lm, bias no",
+    ):
         assert words in ran.out
     assert "block_memory" not in ran.out
 

@@ -158,6 +158,8 @@ def test_masks_are_filled_as_transformers_does(tmp_path: Path) -> None:
     assert fill(model, tokenizer, text, 1) == [best[:1] for best in ours]
     guesses = [[Guess(6, "cat", 0.5)], [Guess(9, "##s", 0.5)]]
     assert filled(tokenizer, text, guesses) == "A cat sleeps. 天s"
+    own = Tokenizer.train(["a cat sleeps"], 300, roles=("mask", "cls", "sep"))
+    assert filled(own, "A [MASK]. <|mask|>", guesses) == "A cat.s"
     mistakes = {"A cat": r"no \[MASK\]: write \[MASK\] where", "[MASK]" * 40: "42 tokens, and the model 24 positions"}
     for wrong, says in mistakes.items():
         with pytest.raises(ValueError, match=says):

@@ -76,7 +76,7 @@ def compare(
     Examples:
 
     \b
-      handscroll compare examples/pretrain.yaml train.steps=60 \
+      handscroll compare examples/pretrain.yaml train.steps=60 \\
         --vary model.norm=layer,rms --vary model.heads=2,4
       handscroll compare examples/pretrain.yaml train.steps=60 data.held_out=0.02 \\
         --vary 'optimizer={name: adamw},{name: muon}' --seeds 0,1

@@ -127,6 +127,8 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Mapping) and "kind" in value:
+        return ", ".join((value["kind"], *(f"{name} {_shown(each)}" for name, each in value.items() if name != "kind")))
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_shown(each)}" for name, each in value.items()) or "none"
     if isinstance(value, list | tuple):

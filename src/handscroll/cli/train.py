@@ -69,14 +69,18 @@ def train(
 
     \b
     model      width, layers, heads, kv_heads, head_width, feedforward_width,
-               window, qkv_bias, tied, rope_theta; experts: count, top_k, width, ...;
-               or from: a folder or hub id,
-               with stretch: method and to, for a longer window
-    tokenizer  vocab_size, han (merged, isolated); or from: a folder or hub id
+               window, tied; mask (causal, prefix, bidirectional), attention,
+               position, norm, feedforward, head, experts, ... (docs/models.md);
+               or from: a folder or hub id, with stretch: method and to, for
+               a longer window, share_heads: kv_heads, for a smaller cache
+    tokenizer  vocab_size, kind (bpe, wordpiece), han (merged, isolated, jieba);
+               or from: a folder or hub id
     data       files: txt, md, jsonl, json, csv, parquet, and folders of them;
                or mix, a list of parts with files and weight; skip_bad;
                what is evaluated on: eval, files, or held_out, a share
-    objective  causal_lm (every next token) or sft (what the assistant says); {name: sft, crossbatch: [1]} with options
+    objective  causal_lm (every next token), sft (what the assistant says),
+               prefix_lm, glm, masked_lm, ernie (docs/objectives.md);
+               {name: masked_lm, masked: 0.3} with options
     optimizer  name (adamw, muon), learning_rate, ...
     schedule   name (constant, cosine, wsd), warmup in steps, ...
     train      steps or epochs, windows_per_step, micro_batches, window, clip,

@@ -17,6 +17,7 @@ from handscroll.generation.frames import Frame, framed, usual_frames
 from handscroll.generation.options import Sampling
 from handscroll.generation.sampling import Logprobs, Sampler, logprobs_of
 from handscroll.model import Cache, Layout, ModelConfig, Transformer
+from handscroll.model.heads import head_name
 from handscroll.model.slots import VocabularyOptions
 
 CHUNK = 4096
@@ -205,8 +206,9 @@ def check_continues(config: ModelConfig) -> None:
     """ValueError for a model that can't continue a text."""
     if config.mask == "bidirectional" or not isinstance(config.head, VocabularyOptions):
         raise ValueError(
-            f"this model continues no text: its mask is {config.mask} and its head {config.head!r}; use handscroll "
-            "embed for a text's vector, handscroll fill for what is hidden in it, or a causal model with head lm"
+            f"this model continues no text: its mask is {config.mask} and its head {head_name(config.head)}; use "
+            "handscroll embed for a text's vector, handscroll fill for what is hidden in it, or a causal model with "
+            "head lm"
         )
 
 

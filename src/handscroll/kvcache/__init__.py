@@ -4,6 +4,9 @@ A policy is frozen options; `policy.start(config, position, rows)` gives a cache
 unrotated queries, keys and values to it and reads what comes back. A variant is named the same way everywhere:
 `{"policy": "block_memory", "window": 256}`, `{"policy": "quantized", "bits": 4, "inner": "full"}`.
 
+What a model's own attention keeps in place of keys (a state, pooled keys, a pattern) is chosen in
+`attention_layers.py`, under `full`.
+
 Caches of one policy and model are joined (`join`); `memory_file.py` saves a cache and loads it.
 
 To add a policy:

@@ -1,14 +1,17 @@
 """The model room: one transformer, and slots that its config fills.
 
 `ModelConfig` (frozen) says what a network is, `Transformer` is the only network, `Layout` says where each token of a
-batch stands, and `memory.py` holds the protocol behind which every cache policy lives. `experts.py` gives a layer
-several feed-forwards. `checkpoint.py` reads and writes Hugging Face folders; `footprint.py` says what a model, its
-training and its cache need before they are started.
+batch stands, and `memory.py` holds the protocol behind which every cache policy lives. `slots.py` has what options of
+a slot's variants have in common. `embedding.py` makes what the first layer reads; `experts.py` gives a layer several
+feed-forwards, and `routing.py` says which of them a token takes. `checkpoint.py` reads and writes folders of weights;
+`footprint.py` says what a model, its training and its cache need before they are started.
 
 To add a variant of a slot (attention, position, norm, feed-forward, head):
-1. write one file with a class of the slot's contract, its paper in the docstring;
-2. add one line to the slot's dict (`POSITIONS`, `NORMS`, `FEEDFORWARDS`, `ATTENTIONS`, `HEADS`);
-3. name it in `ModelConfig`; map its tensors and keys in `families/`;
+1. write one file with a class of the slot's contract, its paper in the docstring; of an attention, a position or a head
+   also its frozen options, a kind of those in `slots.py`;
+2. add one line to the slot's dict (`POSITIONS`, `NORMS`, `FEEDFORWARDS`, `ATTENTIONS`, `HEADS`), and one to the dict of
+   names of options (`POSITION_KINDS`, `ATTENTION_KINDS`, `HEAD_KINDS`);
+3. map its tensors and keys in `families/`, where checkpoints have it: `families/native.py` writes any mix by itself;
 4. the contract tests in `tests/model/` run over every entry of the dict by themselves.
 """
 

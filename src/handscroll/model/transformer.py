@@ -19,7 +19,7 @@ from handscroll.model.block import Block, Told
 from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.embedding import Embedding
 from handscroll.model.families import Source
-from handscroll.model.heads import VocabularyHead, make_head
+from handscroll.model.heads import VocabularyHead, head_name, make_head
 from handscroll.model.initialization import initialize
 from handscroll.model.layout import Asking, Layout, pick
 from handscroll.model.memory import Cache, Crossbatch, DirectMemory, LayerMemory
@@ -213,7 +213,7 @@ class Transformer(nn.Module):
     def _vocabulary_head(self) -> VocabularyHead:
         if not isinstance(self.head, VocabularyHead):
             raise ValueError(
-                f"head={self.config.head!r} tells no tokens: generating and token likelihoods need a model with a head "
-                "over the vocabulary"
+                f"head={head_name(self.config.head)} tells no tokens: generating and token likelihoods need a model "
+                "with a head over the vocabulary"
             )
         return self.head

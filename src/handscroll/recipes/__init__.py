@@ -4,10 +4,13 @@
   `material.py` (what is read, what is trained on), `curriculum.py` and `windows.py` (what is taught), `plan.py` (a time
   budget as steps), `comparison.py` (the policies, one after the other) and `findings.py` (result and report)
 - `train.py`: any training run that a YAML file describes; `schema.py` says what such a file may hold,
+  `model_section.py` of a model,
   `data.py` keeps its corpus as tokens, which `documents.py` makes of rows
 - `compare.py`: variants of such a run (`variants.py`) under one budget, each in its own process (`variant_run.py`)
 - `inspection.py`: the rows of a corpus as a model sees them
 - `extend.py`: a trained model under a longer window, tuned there on request
+- `convert.py`: one with fewer heads for keys and values; `tuning.py`: what `extend` and `convert` share
+- `embed.py`, `fill.py`: texts as vectors, masked tokens; `blanks.py`: what a GLM fills
 - `generate.py`: a prompt's continuation as text; `decoding.py`: the options of it; `memory_needs.py`: what can't fit
 - `chat.py`: a conversation whose memory goes on; `chat_commands.py`: lines with a slash; `chat_file.py`: saved ones
 - `read.py`: a text that is read once, and whose memory is saved; `ask.py`: questions about it

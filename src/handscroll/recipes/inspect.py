@@ -175,12 +175,14 @@ def _without_cache(config: ModelConfig, text: Text) -> dict[str, Any]:
 
 def _memory(policy: Policy, config: ModelConfig, text: Text) -> dict[str, Any]:
     name = policy_name(describe(policy))
-    if config.mask != "causal":
+    if config.mask == "bidirectional":
         why = f"this model's tokens see what comes after them (mask={config.mask}): no cache can continue their text"
         return {"policy": name, "refused": why}
     try:
         # What a policy refuses of this model, it refuses when it is started.
-        policy.start(config, make_position(config), text.rows)
+        cache = policy.start(config, make_position(config), text.rows)
+        if config.mask == "prefix" and not all(layer.reads_prefix for layer in cache.layers):
+            raise ValueError("this model reads what it continues in both directions (mask=prefix): use full")
         device, host = policy.plan(config, text)
     except ValueError as error:
         return {"policy": name, "refused": str(error)}

@@ -3,6 +3,7 @@
 What it is for
     tokenizer.py   train, load any Hugging Face folder, encode, decode
     learning.py    byte-level BPE and WordPiece, learnt by the `tokenizers` library
+    units/         entities, phrases and words of a text, for `ernie`
     roles.py       control tokens by what they are for
     jieba_words.py bounds what is learnt by the words of Chinese
     backends/      what encodes: a tokenizer.json, a tokenizer.model (sentencepiece)

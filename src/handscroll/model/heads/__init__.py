@@ -63,6 +63,11 @@ def make_head(config: ModelConfig) -> nn.Module:
     return head
 
 
+def head_name(options: HeadOptions) -> str:
+    """A head as recipes name it."""
+    return next(name for name, kind in HEAD_KINDS.items() if kind is type(options))
+
+
 __all__ = [
     "HEADS",
     "HEAD_KINDS",
@@ -79,5 +84,6 @@ __all__ = [
     "StatesOptions",
     "TokenClassificationOptions",
     "VocabularyHead",
+    "head_name",
     "make_head",
 ]

@@ -3,7 +3,9 @@
 An objective decides what is supervised and with what loss; the trainer decides when, divides sums by counts and moves
 weights. Objectives are frozen dataclasses of their options, so that they can be compared on resume and composed.
 
-`SkippedPositions` wraps any of them.
+`SkippedPositions` wraps any of them. What several share: `hiding.py` (which tokens, by 80/10/10) under `masked_lm` and,
+with `unit_hiding.py`, `ernie`; `pairs.py` and `conversations.py`, what is exchanged within a batch; `spans.py` and
+`blanks.py`, what `glm` hides and how it is told; `router.py`, the losses of experts.
 
 To add one: write `objectives/NAME.py` with a frozen dataclass that has the three methods of `Objective`, its paper in
 the docstring, and one line in `OBJECTIVES`; the contract tests in `tests/training/` run over every entry.

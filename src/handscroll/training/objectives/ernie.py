@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from handscroll.kernels.likelihood import CHUNK, IGNORE, cross_entropy_sum
-from handscroll.model.heads import PretrainingOptions
+from handscroll.model.heads import PretrainingOptions, head_name
 from handscroll.text.units.marks import ALONE, ENTITY, LEVELS, Mark
 from handscroll.training.batch import Batch, TokenRow, Window, collate
 from handscroll.training.objectives.conversations import Texts, judged
@@ -76,7 +76,7 @@ class Ernie:
         config = models["model"].config
         if self.dialogue and not isinstance(config.head, PretrainingOptions):
             raise ValueError(
-                f"dialogue=true, and head={config.head!r} doesn't tell real conversations from fake ones: use "
+                f"dialogue=true, and head={head_name(config.head)} doesn't tell real conversations from fake ones: use "
                 "head=pretraining, or dialogue=false"
             )
         if self.dialogue and config.embedding.segments == 1:

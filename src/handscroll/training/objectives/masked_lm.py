@@ -22,7 +22,7 @@ from torch import Tensor
 
 from handscroll.kernels.likelihood import CHUNK, IGNORE, cross_entropy_sum
 from handscroll.model import Transformer
-from handscroll.model.heads import PretrainingOptions
+from handscroll.model.heads import PretrainingOptions, head_name
 from handscroll.model.heads.pretraining import Pretraining
 from handscroll.training.batch import Batch, TokenRow, Window, collate
 from handscroll.training.objectives.hiding import choose, hide
@@ -71,8 +71,8 @@ class MaskedLM:
         config = models["model"].config
         if self.next_sentence and not isinstance(config.head, PretrainingOptions):
             raise ValueError(
-                f"next_sentence=true, and head={config.head!r} doesn't tell which text follows: use head=pretraining, "
-                "or next_sentence=false"
+                f"next_sentence=true, and head={head_name(config.head)} doesn't tell which text follows: use "
+                "head=pretraining, or next_sentence=false"
             )
         if self.next_sentence and config.embedding.segments == 1:
             raise ValueError("segments=1: a pair has 2; use segments=2, or 0 to tell its texts by [SEP] alone")

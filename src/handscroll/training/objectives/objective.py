@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from handscroll.model import ModelConfig, Told, Transformer
+from handscroll.model.heads import head_name
 from handscroll.model.slots import VocabularyOptions
 from handscroll.training.batch import Batch, TokenRow, Window
 
@@ -136,8 +137,8 @@ def check_model(objective: Objective, config: ModelConfig) -> None:
     """ValueError for a model whose mask or head the objective can't train."""
     if not isinstance(config.head, VocabularyOptions):
         raise ValueError(
-            f"head={config.head!r} tells no tokens, and tokens are what is to be learnt: use head=lm, or another one "
-            "over the vocabulary"
+            f"head={head_name(config.head)} tells no tokens, and tokens are what is to be learnt: use head=lm, or "
+            "another one over the vocabulary"
         )
     if config.mask not in objective.needs.masks:
         allowed = " or ".join(f"mask={mask}" for mask in objective.needs.masks)
