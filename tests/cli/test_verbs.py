@@ -143,7 +143,7 @@ def test_the_ernie_example_hides_whole_names_and_judges(run: Run) -> None:
     assert line["terms"].keys() == {"mlm", "dialogue"}
     accuracies = {f"{name}_accuracy" for name in ("token", "phrase", "entity", "dialogue")}
     assert line["metrics"].keys() == line["evaluation"]["metrics"].keys()
-    assert line["metrics"].keys() == accuracies | {"without_entity", "alone", "straddling"}
+    assert line["metrics"].keys() == accuracies | {"without_entity", "alone", "fakes", "straddling"}
 
 
 def test_the_lossless_example_runs(run: Run) -> None:
