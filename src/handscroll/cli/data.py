@@ -255,7 +255,7 @@ def looked_through(
     from handscroll.recipes.inspection import Hiding
     from handscroll.recipes.reading import read_objective
     from handscroll.recipes.schema import Data, NewTokenizer
-    from handscroll.recipes.train import learn_tokenizer, make_finder, make_objective
+    from handscroll.recipes.vocabulary import learn_tokenizer, make_finder, make_objective
 
     section = read_objective(name, options)
     if tokenizer is None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 
@@ -23,21 +23,28 @@ from handscroll.model.checkpoint import load_model, replacing, resolve
 from handscroll.model.footprint import Footprint, parameter_count, require, training_bytes
 from handscroll.model.sharing import share_heads
 from handscroll.model.stretching import with_config
-from handscroll.recipes.data import Watch, check_enough, clearing, read_data, read_plainly, unwatched
+from handscroll.recipes.data import Watch, check_enough, clearing, read_data, unwatched
 from handscroll.recipes.devices import training_device
-from handscroll.recipes.folders import allow_length, check_vocabulary, read_changed, save_folder
+from handscroll.recipes.folders import check_vocabulary, read_changed, save_folder
 from handscroll.recipes.held_out import hold_out
-from handscroll.recipes.model_section import FromFolder, FromModel, NewModel
+from handscroll.recipes.model_section import FromModel, NewModel
 from handscroll.recipes.output import check_writable
 from handscroll.recipes.reading import Source as RecipeSource
 from handscroll.recipes.reading import read_recipe, to_yaml
-from handscroll.recipes.schema import Data, NewTokenizer, Recipe
+from handscroll.recipes.schema import Data, Recipe
 from handscroll.recipes.schema import Evaluation as EvaluationSection
-from handscroll.recipes.sections import Named, options_of
+from handscroll.recipes.sections import options_of
 from handscroll.recipes.tensorboard import TENSORBOARD, TensorBoardLog
+from handscroll.recipes.vocabulary import (
+    TOKENIZER,
+    find_tokenizer,
+    learns_tokenizer,
+    make_finder,
+    make_objective,
+    origin_of,
+)
 from handscroll.text import Tokenizer
 from handscroll.text.files import write_files
-from handscroll.text.units import UnitFinder
 from handscroll.training import (
     OBJECTIVES,
     OPTIMIZERS,
@@ -50,7 +57,6 @@ from handscroll.training import (
     SkippedPositions,
     TokenRows,
     TrainOptions,
-    Vocabulary,
     check_model,
     checkpoint,
     parallel,
@@ -63,7 +69,7 @@ from handscroll.training.precision import check_precision, default_precision
 TOKENS, EVALUATED = "tokens", "evaluated"
 # Keys that may change when a run is resumed.
 ELSEWHERE = ("out", "train.device", "train.tensorboard")
-RECIPE, LOG, TOKENIZER, MODEL, REPORT = "recipe.yaml", LOG_NAME, "tokenizer", "model", "report.html"
+RECIPE, LOG, MODEL, REPORT = "recipe.yaml", LOG_NAME, "model", "report.html"
 
 
 class Prepared(NamedTuple):
@@ -122,34 +128,9 @@ def run_prepared(
 
 
 def _objective(recipe: Recipe, tokenizer: Tokenizer, window: int) -> Objective:
-    objective = make_objective(recipe.objective, tokenizer, _origin(recipe), window)
+    objective = make_objective(recipe.objective, tokenizer, origin_of(recipe), window)
     skip = recipe.train.skip_positions
     return objective if skip is None else SkippedPositions(objective, skip.to, skip.chunks)
-
-
-def make_objective(section: Named, tokenizer: Tokenizer, origin: str, window: int | None = None) -> Objective:
-    """With what it has to know of the window and of the tokenizer, that of `origin`. ValueError for a lacking token."""
-    kind = OBJECTIVES[section.name]
-    given: dict[str, Any] = {"pad_id": tokenizer.pad_id or 0}
-    if kind.needs.roles:
-        given["vocabulary"] = Vocabulary.of(tokenizer, kind.needs.roles, section.name, origin)
-    if kind.needs.is_bounded:
-        given["window"] = window
-    return cast(Objective, options_of(section, kind, **given))
-
-
-def make_finder(section: Named) -> UnitFinder | None:
-    """What finds words and entities, for an objective that needs them."""
-    if not OBJECTIVES[section.name].needs.units:
-        return None
-    return UnitFinder.of(getattr(section, "dictionary", None))
-
-
-def _origin(recipe: Recipe) -> str:
-    """Where the tokenizer comes from."""
-    if isinstance(recipe.tokenizer, FromFolder):
-        return recipe.tokenizer.source
-    return recipe.model.source if isinstance(recipe.model, FromModel) else str(Path(recipe.out) / TOKENIZER)
 
 
 def prepare(
@@ -256,32 +237,6 @@ def _evaluation(recipe: Recipe, unseen: Sequence[TokenRows], window: int, window
     batches = [windows[first : first + windows_per_batch] for first in range(0, len(windows), windows_per_batch)]
     how = recipe.evaluation or EvaluationSection()
     return Evaluation(batches, how.every, how.patience)
-
-
-def find_tokenizer(recipe: Recipe, earlier: Path | None, watch: Watch) -> Tokenizer:
-    """The one that is named, else the model's own, else one that is learnt from the data (or was, before)."""
-    if isinstance(recipe.tokenizer, FromFolder):
-        return Tokenizer.load(resolve(recipe.tokenizer.source))
-    if isinstance(recipe.model, FromModel):
-        if recipe.tokenizer is not None:
-            raise ValueError("tokenizer.vocab_size: model.from is given, and its weights know only its own tokenizer")
-        tokenizer = Tokenizer.load(resolve(recipe.model.source))
-        if recipe.model.stretch is not None:
-            allow_length(tokenizer, recipe.model.stretch.to)
-        return tokenizer
-    if earlier is not None and (earlier / TOKENIZER).is_dir():
-        return Tokenizer.load(earlier / TOKENIZER)
-    return learn_tokenizer(recipe.tokenizer or NewTokenizer(), recipe.data, recipe.objective.name, watch)
-
-
-def learn_tokenizer(options: NewTokenizer, data: Data, objective: str, watch: Watch = unwatched) -> Tokenizer:
-    """A new one, with the control tokens that the objective needs."""
-    texts, roles = read_plainly(data, watch), OBJECTIVES[objective].needs.roles
-    return Tokenizer.train(texts, options.vocab_size, kind=options.kind, han=options.han, roles=roles)
-
-
-def learns_tokenizer(recipe: Recipe) -> bool:
-    return isinstance(recipe.model, NewModel) and not isinstance(recipe.tokenizer, FromFolder)
 
 
 def _config(recipe: Recipe, tokenizer: Tokenizer) -> ModelConfig:
