@@ -181,7 +181,7 @@ def test_packed_pairs_have_the_loss_of_pairs_alone(make_model: Callable[..., Tra
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"head": None}, "next_sentence=true, and head=LmHeadOptions.* use head=pretraining, or next_sentence=false"),
+        ({"head": None}, "next_sentence=true, and head=lm .*: use head=pretraining, or next_sentence=false"),
         ({"embedding": EmbeddingOptions(segments=1)}, "segments=1: a pair has 2"),
     ],
 )
