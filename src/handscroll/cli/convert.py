@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from handscroll.cli.commands import CAN_RESUME, ModelName
-from handscroll.cli.display import console, follow, print_json, print_next
+from handscroll.cli.display import console
+from handscroll.cli.tuning import AsJson, NewFolder, ResumeTuning, TuneChanges, show_made
 
 
 def convert(
@@ -18,15 +19,8 @@ def convert(
         int,
         typer.Option(help="Heads for keys and values; the model's number is a multiple of it.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option(help="Folder that the model is written to; it must be new.", show_default=False)],
-    changes: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Single keys of the recipe of --tune to change, such as train.steps=100.",
-            metavar="KEY.SUB=VALUE",
-            show_default=False,
-        ),
-    ] = None,
+    out: NewFolder,
+    changes: TuneChanges = None,
     pooling: Annotated[
         str, typer.Option(help="What becomes of a group of heads: their mean, or the first of them.")
     ] = "mean",
@@ -39,10 +33,8 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the training of --tune from its last checkpoint.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON, and only that.")] = False,
+    resume: ResumeTuning = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a multi-head model grouped- or multi-query: fewer heads for keys and values, and a smaller cache.
 
@@ -61,10 +53,4 @@ def convert(
     from handscroll.recipes.convert import convert as run
 
     events = run(model, out, kv_heads=kv_heads, pooling=pooling, tune=tune, changes=changes or (), resume=resume)
-    finished = follow(people, events)
-    assert finished is not None
-    if as_json:
-        print_json(finished.result)
-        return
-    people.print(f"the model is in {out}")
-    print_next(people, finished.next_commands)
+    show_made(people, events, out, as_json)

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from handscroll.cli.commands import CAN_RESUME, ModelName, dotted
-from handscroll.cli.display import console, follow, print_json, print_next
+from handscroll.cli.display import console
+from handscroll.cli.tuning import AsJson, NewFolder, ResumeTuning, TuneChanges, show_made
 
 FACTORS = ("short_factor", "long_factor")
 
@@ -18,15 +19,8 @@ def extend(
     ctx: typer.Context,
     model: ModelName,
     to: Annotated[int, typer.Option(help="The new window, in tokens.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder that the model is written to; it must be new.", show_default=False)],
-    changes: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Single keys of the recipe of --tune to change, such as train.steps=100.",
-            metavar="KEY.SUB=VALUE",
-            show_default=False,
-        ),
-    ] = None,
+    out: NewFolder,
+    changes: TuneChanges = None,
     method: Annotated[
         str,
         typer.Option(
@@ -50,10 +44,8 @@ def extend(
             show_default=False,
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the training of --tune from its last checkpoint.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON, and only that.")] = False,
+    resume: ResumeTuning = False,
+    as_json: AsJson = False,
 ) -> None:
     """Give a model a longer window, and train it there if you like.
 
@@ -84,13 +76,7 @@ def extend(
     from handscroll.recipes.extend import extend as run
 
     events = run(model, out, method=method, to=to, options=options, tune=tune, changes=changes or (), resume=resume)
-    finished = follow(people, events)
-    assert finished is not None
-    if as_json:
-        print_json(finished.result)
-        return
-    people.print(f"the model is in {out}")
-    print_next(people, finished.next_commands)
+    show_made(people, events, out, as_json)
 
 
 def _read_factors(path: Path) -> dict[str, Any]:

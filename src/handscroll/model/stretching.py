@@ -15,27 +15,19 @@ import torch
 from handscroll.model.config import ModelConfig, chosen
 from handscroll.model.families.values import checked
 from handscroll.model.position import (
+    POSITION_KINDS,
     AlibiOptions,
     DynamicAlibiOptions,
     DynamicOptions,
-    LinearOptions,
-    Llama3Options,
     LongRopeOptions,
-    NtkOptions,
-    YarnOptions,
 )
 from handscroll.model.position.options import StretchedOptions
 from handscroll.model.slots import PositionOptions, RopeOptions
 from handscroll.model.transformer import Transformer
 
+STRETCHED = ("linear", "ntk", "dynamic", "yarn", "llama3", "longrope", "dynamic_alibi")
 METHODS: dict[str, type[PositionOptions]] = {
-    "linear": LinearOptions,
-    "ntk": NtkOptions,
-    "dynamic": DynamicOptions,
-    "yarn": YarnOptions,
-    "llama3": Llama3Options,
-    "longrope": LongRopeOptions,
-    "dynamic_alibi": DynamicAlibiOptions,
+    **{name: POSITION_KINDS[name] for name in STRETCHED},
     # Only a longer window, to compare with.
     "none": PositionOptions,
 }

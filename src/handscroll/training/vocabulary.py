@@ -1,12 +1,18 @@
 """What an objective that changes tokens knows of the vocabulary, as numbers.
 
 Made from a tokenizer once; objectives know no tokenizer.
+
+V entries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from handscroll.text import Tokenizer
 
@@ -37,3 +43,16 @@ class Vocabulary:
         found = {role: id_ for role, id_ in ids.items() if id_ is not None}
         control = tuple(tokenizer.special_tokens.values())
         return cls(tokenizer.vocab_size, found, control, (*tokenizer.sentence_ends, *tokenizer.stop_ids))
+
+    @cached_property
+    def is_control_V(self) -> NDArray[np.bool_]:
+        return self._among(self.control)
+
+    @cached_property
+    def is_end_V(self) -> NDArray[np.bool_]:
+        return self._among(self.sentence_ends)
+
+    def _among(self, ids: tuple[int, ...]) -> NDArray[np.bool_]:
+        is_among_V = np.zeros(self.size, dtype=bool)
+        is_among_V[list(ids)] = True
+        return is_among_V

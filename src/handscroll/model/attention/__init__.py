@@ -4,7 +4,7 @@ A variant is a kind of `AttentionOptions`, a module `forward(x_BTE, memory, layo
 memory that the module has without a cache: what it attends to among the forward's own tokens.
 
 To add one: write `attention/NAME.py` with these three and a line in both dicts below; where it can be decoded with a
-cache, add its layer in `kvcache/text_layers.py`.
+cache, add its layer in `kvcache/attention_layers.py`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch
 from handscroll.kernels.likelihood import CHUNK, IGNORE, cross_entropy_sum
 from handscroll.training.batch import Batch, TokenRow, Window, collate
 from handscroll.training.objectives.objective import Loss, Models, Term, TokenLoss, told_places
-from handscroll.training.objectives.router import router_loss
+from handscroll.training.objectives.router import joined
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,4 @@ def token_loss(models: Models, batch: Batch, chunk: int, options: TokenLoss) -> 
     )
     is_plain = options.label_smoothing == options.z_loss == 0
     metrics = {} if is_plain else {"nll": float(nll) / max(count, 1)}
-    router = router_loss(hidden.aux, model.config.experts)
-    terms = {"likelihood": Term(total, count), **router.terms}
-    return Loss(terms, {**metrics, **router.metrics}, {"model": hidden.aux})
+    return joined({"likelihood": Term(total, count)}, metrics, hidden, model)

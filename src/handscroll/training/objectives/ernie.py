@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -20,15 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from handscroll.kernels.likelihood import CHUNK, IGNORE, cross_entropy_sum
-from handscroll.model.heads import PretrainingOptions, head_name
+from handscroll.kernels.likelihood import CHUNK, IGNORE
 from handscroll.text.units.marks import ALONE, ENTITY, LEVELS, Mark
 from handscroll.training.batch import Batch, TokenRow, Window, collate
 from handscroll.training.objectives.conversations import Texts, judged
-from handscroll.training.objectives.hiding import hide
-from handscroll.training.objectives.masked_lm import follows
+from handscroll.training.objectives.hiding import check_masked, hide, told_tokens
+from handscroll.training.objectives.judging import check_judge, judge
 from handscroll.training.objectives.objective import Loss, Models, Needs, Share, Term, told_places
-from handscroll.training.objectives.router import router_loss
+from handscroll.training.objectives.router import joined
 from handscroll.training.objectives.unit_hiding import Shares, choose_units
 from handscroll.training.vocabulary import Vocabulary
 
@@ -63,8 +61,7 @@ class Ernie:
     chunk: int = CHUNK
 
     def __post_init__(self) -> None:
-        if not 0 < self.masked < 1:
-            raise ValueError(f"masked={self.masked}: the share of tokens that are hidden, above 0 and below 1")
+        check_masked(self.masked)
         if min(self.phrase, self.entity) < 0 or self.phrase + self.entity > 1:
             raise ValueError(
                 f"phrase={self.phrase} and entity={self.entity}: shares of the hidden tokens, 0 or more and together "
@@ -73,16 +70,9 @@ class Ernie:
 
     def prepare(self, models: Models, rows: Sequence[TokenRow], rng: torch.Generator) -> Sequence[TokenRow]:
         """The rows without their masks. Raises ValueError for a model that can't judge, and rows without units."""
-        config = models["model"].config
-        if self.dialogue and not isinstance(config.head, PretrainingOptions):
-            raise ValueError(
-                f"dialogue=true, and head={head_name(config.head)} doesn't tell real conversations from fake ones: use "
-                "head=pretraining, or dialogue=false"
-            )
-        if self.dialogue and config.embedding.segments == 1:
-            raise ValueError(
-                "segments=1: queries and responses are 2; use segments=2, or 0 to tell them by [SEP] alone"
-            )
+        if self.dialogue:
+            config, judges = models["model"].config, "real conversations from fake ones"
+            check_judge(config, "dialogue", judges, "queries and responses are", "them")
         for number, row in enumerate(rows):
             if row.units is None:
                 raise ValueError(f"row {number} has no units: tokenize it with UnitFinder.token_marks of its text")
@@ -99,7 +89,7 @@ class Ernie:
         bounds = zip(texts.start_X.tolist(), texts.length_X.tolist(), strict=True)
         left = (TokenRow(texts.ids_N[start : start + length]) for start, length in bounds)
         batch = collate([[next(left) for _ in window] for window in windows], self.pad_id, self.window)
-        may_N = ~self._is_control_V[texts.ids_N]
+        may_N = ~self.vocabulary.is_control_V[texts.ids_N]
         if not may_N.any():
             raise ValueError(f"all of {batch.real_tokens} tokens of this batch are control tokens: give it text")
         shares = Shares(self.masked, self.phrase, self.entity)
@@ -144,29 +134,16 @@ class Ernie:
         told = []
         for level, name in enumerate(LEVELS):
             is_of_BT = level_BT == level
-            found = cross_entropy_sum(
-                model.features(hidden_BTE[is_of_BT]),
-                model.output_weight_VE,
-                targets_BT[is_of_BT],
-                bias_V=model.output_bias_V,
-                chunk=self.chunk,
-            )
+            found = told_tokens(model, hidden_BTE[is_of_BT], targets_BT[is_of_BT], self.chunk)
             told.append(found)
             metrics[f"{name}_accuracy"] = Share(int(found.correct), found.count)
         terms = {"mlm": Term(torch.stack([each.sum for each in told]).sum(), sum(each.count for each in told))}
         if self.dialogue:
             is_first_BT = fake_BT != IGNORE
-            terms["dialogue"], metrics["dialogue_accuracy"] = follows(
+            terms["dialogue"], metrics["dialogue_accuracy"] = judge(
                 model, hidden_BTE[is_first_BT], fake_BT[is_first_BT]
             )
-        router = router_loss(hidden.aux, model.config.experts)
-        return Loss({**terms, **router.terms}, {**metrics, **_found(batch), **router.metrics}, {"model": hidden.aux})
-
-    @cached_property
-    def _is_control_V(self) -> NDArray[np.bool_]:
-        is_control_V = np.zeros(self.vocabulary.size, dtype=bool)
-        is_control_V[list(self.vocabulary.control)] = True
-        return is_control_V
+        return joined(terms, {**metrics, **_found(batch)}, hidden, model)
 
     def _framed(self, texts: Texts) -> Texts:
         """Each between its control tokens; a part that was cut off before a turn's end is closed, too."""

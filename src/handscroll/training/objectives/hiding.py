@@ -4,7 +4,7 @@ Of the tokens that are chosen 80 % become the mask token, 10 % a random one and 
 which of the tokens it sees are right and must have something to tell of each. Which tokens may be chosen, and in what
 units, is the objective's business.
 
-B windows, T tokens.
+B windows, T tokens, N hidden tokens of all windows, E model width.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from handscroll.kernels.likelihood import Likelihood, cross_entropy_sum
+from handscroll.model import Transformer
+
 MASKED, RANDOM = 0.8, 0.1
+
+
+def check_masked(share: float) -> None:
+    if not 0 < share < 1:
+        raise ValueError(f"masked={share}: the share of tokens that are hidden, above 0 and below 1")
 
 
 def choose(may_BT: Tensor, share: float, rng: torch.Generator) -> Tensor:
@@ -43,3 +51,10 @@ def hide(
     random_BT = torch.randint(vocab_size, tokens_BT.shape, generator=rng)
     hidden_BT = torch.where(chosen_BT & (draw_BT < MASKED), mask_id, tokens_BT)
     return torch.where(chosen_BT & (draw_BT >= MASKED) & (draw_BT < MASKED + RANDOM), random_BT, hidden_BT)
+
+
+def told_tokens(model: Transformer, hidden_NE: Tensor, targets_N: Tensor, chunk: int) -> Likelihood:
+    """How likely, and how often right, the model tells hidden tokens from their hidden states."""
+    return cross_entropy_sum(
+        model.features(hidden_NE), model.output_weight_VE, targets_N, bias_V=model.output_bias_V, chunk=chunk
+    )

@@ -11,24 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from handscroll.kernels.likelihood import CHUNK, IGNORE, cross_entropy_sum
-from handscroll.model import Transformer
-from handscroll.model.heads import PretrainingOptions, head_name
-from handscroll.model.heads.pretraining import Pretraining
+from handscroll.kernels.likelihood import CHUNK, IGNORE
 from handscroll.training.batch import Batch, TokenRow, Window, collate
-from handscroll.training.objectives.hiding import choose, hide
+from handscroll.training.objectives.hiding import check_masked, choose, hide, told_tokens
+from handscroll.training.objectives.judging import check_judge, judge
 from handscroll.training.objectives.objective import Loss, Models, Needs, Share, Term, told_places
 from handscroll.training.objectives.pairs import Pair, make_pairs
-from handscroll.training.objectives.router import router_loss
+from handscroll.training.objectives.router import joined
 from handscroll.training.vocabulary import Vocabulary
 
 # Labels of the first token of each text: whether the second part follows, and how many parts there are.
@@ -63,30 +58,23 @@ class MaskedLM:
     chunk: int = CHUNK
 
     def __post_init__(self) -> None:
-        if not 0 < self.masked < 1:
-            raise ValueError(f"masked={self.masked}: the share of tokens that are hidden, above 0 and below 1")
+        check_masked(self.masked)
 
     def prepare(self, models: Models, rows: Sequence[TokenRow], rng: torch.Generator) -> Sequence[TokenRow]:
         """The rows without their masks. Raises ValueError for a model that can't tell which text follows."""
-        config = models["model"].config
-        if self.next_sentence and not isinstance(config.head, PretrainingOptions):
-            raise ValueError(
-                f"next_sentence=true, and head={head_name(config.head)} doesn't tell which text follows: use "
-                "head=pretraining, or next_sentence=false"
-            )
-        if self.next_sentence and config.embedding.segments == 1:
-            raise ValueError("segments=1: a pair has 2; use segments=2, or 0 to tell its texts by [SEP] alone")
+        if self.next_sentence:
+            check_judge(models["model"].config, "next_sentence", "which text follows", "a pair has", "its texts")
         return [TokenRow(row.ids) for row in rows]
 
     def make_batch(self, windows: Sequence[Window], rng: torch.Generator) -> Batch:
         """Raises ValueError where all tokens are control tokens."""
         texts = [np.asarray(row.ids, dtype=np.int64) for window in windows for row in window]
-        pairs = iter(make_pairs(texts, self._is_end_V, rng) if self.next_sentence else map(Pair, texts))
+        pairs = iter(make_pairs(texts, self.vocabulary.is_end_V, rng) if self.next_sentence else map(Pair, texts))
         framed = [[self._framed(next(pairs)) for _ in window] for window in windows]
         batch = collate([[TokenRow(text.ids) for text in window] for window in framed], self.pad_id, self.window)
         if self.next_sentence:
             batch = _labelled(batch, framed)
-        may_BT = (batch.layout.index_BT >= 0) & ~self._is_control_V[batch.tokens_BT]
+        may_BT = (batch.layout.index_BT >= 0) & ~torch.from_numpy(self.vocabulary.is_control_V)[batch.tokens_BT]
         if not may_BT.any():
             raise ValueError(f"all of {batch.real_tokens} tokens of this batch are control tokens: give it text")
         chosen_BT = choose(may_BT, self.masked, rng)
@@ -103,46 +91,19 @@ class MaskedLM:
         if wanted_BQ is not None:
             targets_BT, next_BT = targets_BT.gather(1, wanted_BQ), next_BT.gather(1, wanted_BQ)
         is_hidden_BT = targets_BT != IGNORE
-        told = cross_entropy_sum(
-            model.features(hidden_BTE[is_hidden_BT]),
-            model.output_weight_VE,
-            targets_BT[is_hidden_BT],
-            bias_V=model.output_bias_V,
-            chunk=self.chunk,
-        )
+        told = told_tokens(model, hidden_BTE[is_hidden_BT], targets_BT[is_hidden_BT], self.chunk)
         terms, metrics = {"mlm": Term(told.sum, told.count)}, {"mlm_accuracy": Share(int(told.correct), told.count)}
         if self.next_sentence:
             is_first_BT = next_BT != IGNORE
-            terms["nsp"], metrics["nsp_accuracy"] = follows(model, hidden_BTE[is_first_BT], next_BT[is_first_BT])
+            terms["nsp"], metrics["nsp_accuracy"] = judge(model, hidden_BTE[is_first_BT], next_BT[is_first_BT])
             parts_BT = batch.labels[PARTS]
             metrics["alone"] = Share(int((parts_BT == 1).sum()), int((parts_BT != IGNORE).sum()))
-        router = router_loss(hidden.aux, model.config.experts)
-        return Loss({**terms, **router.terms}, {**metrics, **router.metrics}, {"model": hidden.aux})
-
-    @cached_property
-    def _is_control_V(self) -> Tensor:
-        is_control_V = torch.zeros(self.vocabulary.size, dtype=torch.bool)
-        is_control_V[list(self.vocabulary.control)] = True
-        return is_control_V
-
-    @cached_property
-    def _is_end_V(self) -> NDArray[np.bool_]:
-        is_end_V = np.zeros(self.vocabulary.size, dtype=bool)
-        is_end_V[list(self.vocabulary.sentence_ends)] = True
-        return is_end_V
+        return joined(terms, metrics, hidden, model)
 
     def _framed(self, pair: Pair) -> Framed:
         cls, sep = ([self.vocabulary.roles[role]] for role in ("cls", "sep"))
         second = [] if pair.second is None else [pair.second, sep]
         return Framed(np.concatenate([cls, pair.first, sep, *second]), len(pair.first) + 2, pair.label)
-
-
-def follows(model: Transformer, first_NE: Tensor, label_N: Tensor) -> tuple[Term, Share]:
-    """The loss of telling whether the second text follows, from each pair's first token, and how often it is right."""
-    assert isinstance(model.head, Pretraining)
-    logits_N2 = model.head.relate(first_NE).float()
-    total = F.cross_entropy(logits_N2, label_N, reduction="sum")
-    return Term(total, len(label_N)), Share(int((logits_N2.argmax(-1) == label_N).sum()), len(label_N))
 
 
 def _labelled(batch: Batch, framed: Sequence[Sequence[Framed]]) -> Batch:

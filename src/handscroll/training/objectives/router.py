@@ -7,13 +7,20 @@ batch by itself, as is usual, and weighs by its tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from handscroll.model import Hidden, Transformer
 from handscroll.model.block import Told
 from handscroll.model.routing import ExpertOptions, Routed, balance_loss, z_loss_sum
-from handscroll.training.objectives.objective import Loss, Term
+from handscroll.training.objectives.objective import Loss, Share, Term
+
+
+def joined(terms: Mapping[str, Term], metrics: Mapping[str, float | Share], hidden: Hidden, model: Transformer) -> Loss:
+    """An objective's own terms and metrics, those of routers, and what else the forward told."""
+    router = router_loss(hidden.aux, model.config.experts)
+    return Loss({**terms, **router.terms}, {**metrics, **router.metrics}, {"model": hidden.aux})
 
 
 def router_loss(told: Sequence[Told], options: ExpertOptions | None) -> Loss:
