@@ -68,6 +68,19 @@ def test_the_table_of_deepnorm(feedforward: str) -> None:
             assert parameter.std().item() == pytest.approx(expected, rel=TOLERANCE), name
 
 
+def test_a_tied_deepnorm_does_not_foretell_the_token_that_it_reads() -> None:
+    """Of a stream that keeps all of the token, its own logit would be sqrt(256) = 16 with unit embeddings' logits."""
+    config = dataclasses.replace(CONFIG, norm_placement="deepnorm", num_layers=8, tied_embeddings=True)
+    model = Transformer(config)
+    assert model.embedding.weight.std().item() == pytest.approx(1 / 256, rel=TOLERANCE)
+    tokens_BT = torch.arange(64).reshape(2, 32)
+    with torch.no_grad():
+        own_BT = model(tokens_BT).gather(2, tokens_BT[..., None])
+    assert 0 < own_BT.mean().item() < 1.1
+    post = Transformer(dataclasses.replace(config, norm_placement="post"))
+    assert post.embedding.weight.std().item() == pytest.approx(1 / 16, rel=TOLERANCE)
+
+
 def test_norms_after_each_half_of_a_sandwich_keep_the_streams_size() -> None:
     model = Transformer(dataclasses.replace(CONFIG, norm_placement="sandwich", num_layers=8))
     for name, parameter in model.layers.named_parameters():

@@ -30,6 +30,8 @@ def initialize(model: Transformer, seed: int) -> None:
     |---|---|
     | embedding | normal, std 1: what a token is must not drown in what attention adds to it |
     | embedding that is the head too, of a model without a final norm | normal, std 1 / sqrt(width): logits have std 1 |
+    | the same with `deepnorm` | normal, std 1 / width: such a stream keeps much of the token that came in, whose own \
+logit would be sqrt(width), and 1 so; each token would foretell itself, and little training changes that |
     | positions, segments, tasks | normal, std 0.1: they tell a token's meaning apart, and don't drown it |
     | q, k, v, gate, up, head | normal, std 1 / sqrt(fan in) |
     | relative positions' matrices (r), low-rank attention's (e, f) | normal, std 1 / sqrt(fan in) |
@@ -55,7 +57,7 @@ these norms decide alone what is added to the residual stream |
     for name, module in model.named_modules():
         if name == "embedding":
             is_head = config.tied_embeddings and not config.has_final_norm
-            draw(model.embedding.weight, 1 / math.sqrt(config.embedding_width) if is_head else 1.0)
+            draw(model.embedding.weight, config.embedding_width ** (-1.0 if is_deep else -0.5) if is_head else 1.0)
         elif isinstance(module, nn.Embedding):
             draw(module.weight, 0.1)
         elif name.endswith((".pool_k", ".pool_v")):
