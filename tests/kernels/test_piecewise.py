@@ -39,3 +39,24 @@ def test_equals_all_keys_at_once(
 def test_who_sees_nothing_gets_zeros() -> None:
     piece = Piece(torch.randn(1, 1, 5, 8), torch.randn(1, 1, 5, 8), torch.zeros(1, 1, 3, 5, dtype=torch.bool))
     assert torch.equal(attention_over(torch.randn(1, 2, 3, 8), [piece]), torch.zeros(1, 2, 3, 8))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2)])
+@pytest.mark.parametrize("fused", [True, False])
+def test_pieces_as_new_as_the_queries_need_no_mask(
+    heads: int, kv_heads: int, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert piecewise.FUSED is not None
+    if not fused:
+        monkeypatch.setattr(piecewise, "FUSED", None)
+    generator = torch.Generator().manual_seed(heads + kv_heads)
+    length, stored = 9, 30
+    query = torch.randn(2, heads, length, 16, generator=generator) * 3
+    key, value = (torch.randn(2, kv_heads, stored, 16, generator=generator) for _ in range(2))
+    past = stored - length
+    spans = [(slice(0, past), None), (slice(past, past + 4), 0), (slice(past + 4, stored), 4)]
+    pieces = [Piece(key[:, :, span], value[:, :, span], None, first) for span, first in spans]
+    mask = torch.ones(length, stored, dtype=torch.bool).tril(past)
+    torch.testing.assert_close(
+        attention_over(query, pieces), attention(query, key, value, mask, False), atol=2e-6, rtol=1e-5
+    )

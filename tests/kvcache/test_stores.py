@@ -187,6 +187,7 @@ def test_large_masks_are_never_made(model: Transformer, policy: str, monkeypatch
     tokens_BT, chunks = text(2, 260), [150, 60, *[1] * 10, 40]
     expected = feed(model, start(policy, model, 2), tokens_BT, chunks)
     monkeypatch.setattr(full_layer, "MASKED", 0)
+    monkeypatch.setattr(full_layer, "UNMASKED", 0)
     monkeypatch.setattr(store, "PIECE", 37)
     torch.testing.assert_close(feed(model, start(policy, model, 2), tokens_BT, chunks), expected, atol=2e-5, rtol=0)
 

@@ -25,8 +25,8 @@ from handscroll.model.memory import Attended, Bytes
 from handscroll.model.position import Position, RelativeLayer, Rotation, rotation_at
 
 # Places of a mask that is made whole. Where it would be larger, keys are attended to in pieces: those that all queries
-# see need none, so that a text may be of any length.
-MASKED = 1 << 25
+# see need none, so that a text may be of any length. Where none of them needs one, pieces are the faster way, too.
+MASKED, UNMASKED = 1 << 25, 1 << 20
 
 
 class FullLayer(LayerCache):
@@ -87,7 +87,13 @@ class FullLayer(LayerCache):
 
     def _masks_too_much(self, layout: Layout) -> bool:
         length = layout.index_BT.shape[1]
-        return length > 1 and not self._is_plain(layout) and length * self.store.used > MASKED
+        most = UNMASKED if self._is_causal(layout) else MASKED
+        return length > 1 and not self._is_plain(layout) and length * self.store.used > most
+
+    def _is_causal(self, layout: Layout) -> bool:
+        """Whether the tokens stand side by side, each sees all that came before it, and nobody wants weights."""
+        is_plain = layout.is_uniform and layout.prefix_BT is None and not layout.capture.weights
+        return is_plain and not self.weighs and self.sees_all(self.store.used)
 
     def _is_plain(self, layout: Layout) -> bool:
         """Whether the layout's tokens are all there is, and each sees what came before it: no mask says more."""
@@ -130,20 +136,22 @@ class FullLayer(LayerCache):
         query_BHTD = self.asked(query_BHTD)
         if not layout.capture.weights:
             return Attended(attention_over(query_BHTD, pieces), None)
-        keys, values, masks = zip(*pieces, strict=True)
+        keys, values, masks, _ = zip(*pieces, strict=True)
         return attend(query_BHTD, torch.cat(keys, 2), torch.cat(values, 2), torch.cat(masks, -1), False, True)
 
     def _visible_pieces(self, layout: Layout, query_layout: Layout, query_BHTD: Tensor) -> Iterator[Piece]:
         sees_all = query_layout.is_uniform and self.sees_all(self.store.used) and not layout.capture.weights
+        is_causal = query_layout is layout and self._is_causal(layout)
         for held in self.store.pieces(query_BHTD.device):
-            key_BKSD, mask = held.key_BKSD, None
+            key_BKSD, mask, first_query = held.key_BKSD, None, None
             if self.rotates_at_use:
                 key_BKSD = self.position.rotate(key_BKSD, self.slot_rotation(layout, held.index_BS()))
             if not (sees_all and query_layout.starts is not None and held.is_past(query_layout.starts)):
-                mask = self.visible(query_layout, held.index_BS())
+                first_query = held.first_query(query_layout.starts) if is_causal and query_layout.starts else None
+                mask = self.visible(query_layout, held.index_BS()) if first_query is None else None
             if self.weighs:
                 mask = self.with_bias(mask, layout, query_layout, held.index_BS(), query_BHTD)
-            yield Piece(key_BKSD, held.value_BKSD, mask)
+            yield Piece(key_BKSD, held.value_BKSD, mask, first_query)
 
     def token_rotation(self, layout: Layout, tokens: Layout) -> Rotation:
         """That of tokens which come in a layout's texts."""

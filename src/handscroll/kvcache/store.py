@@ -40,9 +40,22 @@ class Held(NamedTuple):
     firsts: Sequence[int]
     counts: Sequence[int]
 
+    @property
+    def is_full(self) -> bool:
+        """Whether each row has a token in every slot."""
+        return min(self.counts) == self.key_BKSD.shape[2]
+
+    def first_query(self, starts: Sequence[int]) -> int | None:
+        """Which of the tokens from `starts[row]` on stands in the first slot of each row, where it is one and the same.
+
+        None also where a row has no token in some slot.
+        """
+        (found, *others) = {first - start for first, start in zip(self.firsts, starts, strict=True)}
+        return found if self.is_full and not others and found >= 0 else None
+
     def is_past(self, starts: Sequence[int]) -> bool:
         """Whether each row has a token in every slot, none of them after index `starts[row]`."""
-        return min(self.counts) == self.key_BKSD.shape[2] and all(
+        return self.is_full and all(
             first + count - 1 <= start for first, count, start in zip(self.firsts, self.counts, starts, strict=True)
         )
 
