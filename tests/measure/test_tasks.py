@@ -48,14 +48,18 @@ def greedy(model: Transformer, ids: Sequence[int], tokens: int, stop: Sequence[i
 
 
 @pytest.mark.parametrize("prompt", ["after", "with"])
-def test_full_replies_as_the_model_does_without_any_cache(subject: Subject, prompt: str) -> None:
-    options = TaskOptions(tokens=600, questions=3, max_new_tokens=5, prompt=prompt)
+@pytest.mark.parametrize("opened", [False, True])
+def test_full_replies_as_the_model_does_without_any_cache(subject: Subject, prompt: str, opened: bool) -> None:
+    options = TaskOptions(tokens=600, questions=3, max_new_tokens=5, prompt=prompt, opened=opened)
     read = material(subject)
     (written,) = read.written
     replies = [row["reply"] for row in found(subject, Full(), read, options).detail["replies"]]
     tokenizer = subject.tokenizer
     for asked, reply in zip(written.sample.asked, replies, strict=True):
         ids = [*written.ids, *prompt_ids(tokenizer, asked.question)]
+        if opened:
+            before, _, _ = asked.restated.partition(asked.answers[0])
+            ids += tokenizer.encode(before.rstrip())
         expected = greedy(subject.model, ids, 5, tokenizer.stop_ids)
         assert reply == tokenizer.decode(expected, skip_special=True).strip()
     assert len(replies) == 3

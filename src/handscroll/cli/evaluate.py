@@ -30,7 +30,8 @@ def evaluate(
         typer.Option(
             help="What to measure, separated by commas: recall, perplexity, dispersion (of attention), needle, "
             "passkey, number, kv, multi_needle, tracing, words, qa, lost_in_the_middle, ruler. Further options follow "
-            "with a dot, such as --suite.prompt=with, --suite.full_limit=32768, for perplexity in windows "
+            "with a dot, such as --suite.prompt=with (context and question in one prompt), --suite.opened=true "
+            "(replies are begun up to the answer, as RULER does), --suite.full_limit=32768, for perplexity in windows "
             "--suite.window=512 --suite.stride=256, and the files that RULER needs: "
             "--suite.haystack_files=[book.txt] --suite.question_files=[squad.json]."
         ),

@@ -32,9 +32,10 @@ class Reply(NamedTuple):
     sizes: Sizes | None
 
 
-def prompt_ids(tokenizer: Tokenizer, question: str) -> list[int]:
-    """The question as a user's turn, up to where the reply begins."""
-    return chat_tokens(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True).ids
+def prompt_ids(tokenizer: Tokenizer, question: str, opening: str = "") -> list[int]:
+    """The question as a user's turn, up to where the reply begins, and what it begins with."""
+    turn = chat_tokens(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)
+    return [*turn.ids, *tokenizer.encode(opening)]
 
 
 def replies(
@@ -43,22 +44,27 @@ def replies(
     cache: Cache,
     questions: Sequence[str],
     *,
+    openings: Sequence[str] | None = None,
     batch: int = 32,
     max_new_tokens: int = 48,
 ) -> Iterator[Reply]:
-    """Puts each question to a fork of `cache` (one row, left as it is), up to `batch` at a time, in order."""
+    """Puts each question to a fork of `cache` (one row, left as it is), up to `batch` at a time, in order.
+
+    openings: what each reply begins with; what is replied goes on from there.
+    """
     if batch < 1:
         raise ValueError(f"batch={batch}: at least 1 question is asked at a time")
     assert len(cache.lengths) == 1, f"questions are asked of one text, not of {len(cache.lengths)} rows"
     batch = max(1, min(batch, LARGEST_FORKS // max(1, cache.bytes().device)))
-    for first in range(0, len(questions), batch):
-        yield from _together(model, tokenizer, cache, questions[first : first + batch], max_new_tokens)
+    openings = openings or [""] * len(questions)
+    prompts = [prompt_ids(tokenizer, *asked) for asked in zip(questions, openings, strict=True)]
+    for first in range(0, len(prompts), batch):
+        yield from _together(model, tokenizer, cache, prompts[first : first + batch], max_new_tokens)
 
 
 def _together(
-    model: Transformer, tokenizer: Tokenizer, cache: Cache, questions: Sequence[str], max_new_tokens: int
+    model: Transformer, tokenizer: Tokenizer, cache: Cache, prompts: Sequence[list[int]], max_new_tokens: int
 ) -> Iterator[Reply]:
-    prompts = [prompt_ids(tokenizer, question) for question in questions]
     fork = FollowedCache(cache.select([0] * len(prompts)))
     tokens: list[list[int]] = [[] for _ in prompts]
     attended: list[Counter[int]] = [Counter() for _ in prompts]

@@ -1,5 +1,6 @@
 """The contract, over every task, its kinds and both languages: size, spans, depth, and one right answer."""
 
+import dataclasses
 import json
 import random
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from handscroll.text import Tokenizer
 from handscroll.text.chronicle import estimate_tokens, write_document
-from handscroll.text.tasks import RULER, TASKS, Sample, exact, find_task, score, write_sample
+from handscroll.text.tasks import RULER, TASKS, Asked, Sample, exact, find_task, score, write_sample
 from handscroll.text.tasks.export import answer
 
 # Every task, in each form that it has.
@@ -277,3 +278,17 @@ def test_as_many_questions_as_there_can_be(lang: str) -> None:
     assert len({asked.question for asked in counts.asked}) == 30
     documents = write_sample("lost_in_the_middle", tokens=20_000, lang=lang, questions=30, options={"documents": 60})
     assert len({asked.answers for asked in documents.asked}) == 30
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("name", ["passkey", "number", "kv", "needle", "chronicle"])
+def test_a_reply_that_is_begun_says_what_was_asked_for_and_no_answer(name: str, lang: str) -> None:
+    for asked in write_sample(name, tokens=1500, lang=lang, questions=4).asked:
+        assert asked.opening and asked.restated.startswith(asked.opening)
+        assert asked.restated[len(asked.opening) :].lstrip().startswith(asked.answers)
+
+
+def test_what_has_no_sentence_to_say_is_not_begun() -> None:
+    asked = Asked("Which?", ("Bern", "Basel"))
+    assert asked.opening == ""
+    assert dataclasses.replace(asked, restated="Bernard went to Basel, and to Bern.").opening == "Bernard went to"

@@ -5,7 +5,8 @@ right (`text/tasks/`), and how forks of a cache reply (`asking.py`).
 
 The context is read as the plain tokens of a document. With `prompt: after` it is read once, and every question is a
 user's turn that follows it in a fork of the cache. With `prompt: with` context and question are one prompt that is read
-anew for every question, as policies need it that choose what to keep by the last tokens of a prompt.
+anew for every question, as policies need it that choose what to keep by the last tokens of a prompt. `opened` begins
+the reply for the model, as RULER does: with what the answer's sentence says before the answer.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ PROMPTS = ("after", "with")
 class TaskOptions:
     """`samples` contexts of at most `tokens` tokens for each task and language, `questions` about each of them.
 
+    `opened` replies begin with the words before the answer, of tasks that have such; what counts is what comes then.
     `full` reads nothing that is longer than `full_limit`. A reply has at most `max_new_tokens` tokens. Needles of the
     tasks that want essays are hidden in `haystack_files`; `question_files` are in the SQuAD format.
     """
@@ -48,6 +50,7 @@ class TaskOptions:
     samples: int = 1
     questions: int = 10
     prompt: str = "after"
+    opened: bool = False
     full_limit: int = FULL_LIMIT
     max_new_tokens: int = 128
     haystack_files: tuple[str, ...] = ()
@@ -158,7 +161,10 @@ def _after(subject: Subject, policy: Policy, written: Written, options: TaskOpti
     taken.done += len(written.ids)
     _weigh(subject, cache, written.ids, taken)
     questions = [each.question for each in asked]
-    answers = replies(model, subject.tokenizer, cache, questions, max_new_tokens=options.max_new_tokens)
+    openings = [each.opening for each in asked] if options.opened else None
+    answers = replies(
+        model, subject.tokenizer, cache, questions, openings=openings, max_new_tokens=options.max_new_tokens
+    )
     for each, (seconds, reply) in zip(asked, timed(answers, model.device), strict=True):
         taken.answer_seconds += seconds
         taken.answered.append(Answered(each, reply.text, _depth(each, written.sample)))
@@ -170,7 +176,8 @@ def _with(subject: Subject, policy: Policy, written: Written, options: TaskOptio
     breaks = breaks_for(policy, tokenizer)
     how: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, "stop_ids": tokenizer.stop_ids, "breaks": breaks}
     for each in written.sample.asked:
-        prompt = [*written.ids, *prompt_ids(tokenizer, each.question)]
+        opening = each.opening if options.opened else ""
+        prompt = [*written.ids, *prompt_ids(tokenizer, each.question, opening)]
         cache = policy.start(model.config, model.position, 1)
         reply: list[int] = []
         emitted = generate(model, [prompt], cache, **how)

@@ -4,7 +4,8 @@ Of RULER's own: the parameters, the format of needles, assignments and lists, an
 generators, the words of the instructions beyond the format, Chinese, and the depths, which are even where RULER draws
 them. RULER hides needles in essays by Paul Graham and asks about SQuAD and HotpotQA; here both are files of the user,
 `haystack_files` and `files`, without which these tasks say what they lack. It also shows one solved example before
-variable tracing and common words, and begins the answer for the model; neither is done here.
+variable tracing and common words, which is not done here, and begins the answer for the model, which the suites do on
+request (`opened`).
 """
 
 from typing import Any

@@ -22,6 +22,12 @@ class Asked:
     depth: float | None = None  # where the (first) gold begins, 0 to 1; None where that has no meaning
     restated: str = ""  # the answers in sentences that say what was asked for; empty where a task has none
 
+    @property
+    def opening(self) -> str:
+        """What the restated answers say before the first of them: words that a reply may begin with."""
+        places = [self.restated.rindex(answer) for answer in self.answers if answer in self.restated]
+        return self.restated[: min(places, default=0)].rstrip()
+
 
 @dataclass(frozen=True)
 class Sample:
