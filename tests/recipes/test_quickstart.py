@@ -27,7 +27,7 @@ from handscroll.recipes.curriculum import STAGES, Curriculum, Stage
 from handscroll.recipes.events import Advance, Event, Finished, Said
 from handscroll.recipes.folders import load_folder
 from handscroll.recipes.plan import make_plan
-from handscroll.recipes.quickstart import QuickstartOptions, Scale
+from handscroll.recipes.quickstart_options import QuickstartOptions, Scale
 from handscroll.text import Tokenizer
 from handscroll.text.chronicle import (
     LANGUAGES,

@@ -85,8 +85,8 @@ def quickstart(
       handscroll quickstart --tasks --minutes 12 --out runs/reader
     """
     people = console(as_json)
-    from handscroll.recipes.quickstart import QuickstartOptions
     from handscroll.recipes.quickstart import quickstart as run
+    from handscroll.recipes.quickstart_options import QuickstartOptions
 
     options = QuickstartOptions(
         corpus=tuple(corpus or ()),

@@ -3,7 +3,7 @@
 The way: settings, tokenizer, the document to read, a plan of steps, training, the model's folder, one reading for each
 policy, result and report. Each leaves files in the run's folder, whole or not at all, and is skipped where they are
 there already; that is all that resuming is. Each step's own work is done elsewhere: `material.py`, `curriculum.py`,
-`plan.py`, `comparison.py`, `findings.py`.
+`plan.py`, `comparison.py`, `findings.py`; what a run is asked for stands in `quickstart_options.py`.
 """
 
 from __future__ import annotations
@@ -14,102 +14,34 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from handscroll.kernels.likelihood import CHUNK
 from handscroll.kvcache import BlockMemory
 from handscroll.kvcache.block_memory import Sizes
 from handscroll.measure import PolicyResult, write_report
-from handscroll.model import ModelConfig, Transformer
+from handscroll.model import Transformer
 from handscroll.model.checkpoint import replacing
-from handscroll.model.footprint import require, training_bytes
 from handscroll.model.initialization import look_back
 from handscroll.recipes import material as texts
 from handscroll.recipes.comparison import Reading, compare
-from handscroll.recipes.curriculum import STAGES, TASKS_FROM, WINDOW, Curriculum, Stage, with_tasks
+from handscroll.recipes.curriculum import Curriculum
 from handscroll.recipes.events import Advance, Event, Finished, Said
 from handscroll.recipes.findings import make_report, make_result, next_commands
 from handscroll.recipes.folders import load_folder, save_folder
 from handscroll.recipes.material import Material
-from handscroll.recipes.output import check_writable
 from handscroll.recipes.plan import Plan, make_plan, measure_steps
+from handscroll.recipes.quickstart_options import SETTINGS, QuickstartOptions, Scale, checked_corpus, settings
 from handscroll.text import Tokenizer
-from handscroll.text.chronicle import estimate_tokens
 from handscroll.text.files import write_files
-from handscroll.training import SFT, MuonOptions, TrainOptions, WarmupStableDecay, train
+from handscroll.training import SFT, train
 from handscroll.training.log import LOG_NAME
 
-SETTINGS, PLAN, RESULT, REPORT, SECONDS = "settings.json", "plan.json", "result.json", "report.html", "seconds.json"
+PLAN, RESULT, REPORT, SECONDS = "plan.json", "result.json", "report.html", "seconds.json"
 TOKENIZER, TRAINING, MODEL = "tokenizer", "training", "model"
-SMALLEST_WINDOW = 64
-# A document that is hardly longer than the window shows nothing; a corpus needs something to train on besides.
-FEWEST_WINDOWS = 4
 # Of the chronicle that the vocabulary is learnt from, one part in so many is also read while training.
 TEXT_SHARE = 4
-# The words and numbers of long-context tasks, with the pieces that they are merged from.
-TASK_WORDS = 5120
 # Below this share of the curriculum's steps some skill may not be learnt.
 ENOUGH = 0.5
-
-
-@dataclass(frozen=True)
-class QuickstartOptions:
-    """What the command line takes. `minutes` are for training; `window` and `tokens` count tokens.
-
-    `tasks`: five of eight windows with questions are about long-context tasks.
-    """
-
-    corpus: tuple[Path, ...] = ()
-    minutes: float = 7.25
-    window: int = WINDOW
-    tokens: int = 131_072
-    seed: int = 0
-    out: Path = Path("quickstart")
-    resume: bool = False
-    full: bool = False
-    tasks: bool = False
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What is the same for every quickstart; tests make it smaller."""
-
-    stages: tuple[Stage, ...] = STAGES
-    vocabulary: int = 5120
-    vocabulary_tokens: int = 1_000_000
-    width: int = 128
-    layers: int = 3
-    heads: int = 4
-    head_width: int = 64
-    questions: int = 110
-    training: TrainOptions = field(
-        default_factory=lambda: TrainOptions(
-            steps=1,
-            optimizer=MuonOptions(),
-            schedule=WarmupStableDecay(warmup=20, decay=0.5, final=0.03),
-            checkpoint_every=50,
-        )
-    )
-
-    def with_tasks(self) -> Scale:
-        """The same with long-context tasks among the questions, whose words are in the vocabulary."""
-        return dataclasses.replace(self, stages=with_tasks(self.stages), vocabulary=self.vocabulary + TASK_WORDS)
-
-    def config(self, vocab_size: int, window: int) -> ModelConfig:
-        return ModelConfig(
-            vocab_size=vocab_size,
-            width=self.width,
-            num_layers=self.layers,
-            num_heads=self.heads,
-            num_kv_heads=max(1, self.heads // 2),
-            head_width=self.head_width,
-            feedforward_width=3 * self.width,
-            max_positions=window,
-            qkv_bias=True,
-            tied_embeddings=True,
-        )
 
 
 def quickstart(options: QuickstartOptions, *, scale: Scale | None = None) -> Iterator[Event]:
@@ -122,70 +54,7 @@ def quickstart(options: QuickstartOptions, *, scale: Scale | None = None) -> Ite
     scale = scale or Scale()
     if options.tasks:
         scale = scale.with_tasks()
-    corpus = _check(options, scale)
-    return _Run(options, scale, corpus).events()
-
-
-def _check(options: QuickstartOptions, scale: Scale) -> dict[str, str]:
-    """The corpus, if one is given and still needed."""
-    if options.window < SMALLEST_WINDOW:
-        raise ValueError(f"window={options.window}: a question and its fact need at least {SMALLEST_WINDOW} tokens")
-    if options.tasks and options.window < TASKS_FROM:
-        raise ValueError(
-            f"window={options.window}: long-context tasks are taught in windows of at least {TASKS_FROM} tokens; give "
-            "a longer window, or leave tasks out"
-        )
-    if options.tokens < FEWEST_WINDOWS * options.window:
-        raise ValueError(
-            f"tokens={options.tokens}: the document must be at least {FEWEST_WINDOWS} times as long as the window, "
-            f"{FEWEST_WINDOWS * options.window} tokens here"
-        )
-    if not options.minutes > 0:
-        raise ValueError(f"minutes={options.minutes}: training needs more than 0")
-    if options.seed < 0:
-        raise ValueError(f"seed={options.seed} is negative: give 0 or more")
-    check_writable(options.out)
-    _check_folder(options)
-    stages = [stage.fitted(options.window) for stage in scale.stages]
-    needed = training_bytes(
-        scale.config(scale.vocabulary, options.window),
-        max(stage.tokens for stage in stages),
-        optimizer="muon",
-        logits_at_once=CHUNK,
-    )
-    require(needed.total, f"training with a window of {options.window} tokens ({needed.describe()})")
-    if not options.corpus or (options.resume and (options.out / texts.FACTS).is_file()):
-        return {}
-    corpus = texts.read_corpus(options.corpus)
-    tokens = sum(map(estimate_tokens, corpus.values()))
-    if tokens < FEWEST_WINDOWS * options.window:
-        raise ValueError(
-            f"the corpus has about {tokens} tokens, fewer than {FEWEST_WINDOWS} windows of {options.window}: "
-            "give more text, or a smaller window"
-        )
-    return corpus
-
-
-def _check_folder(options: QuickstartOptions) -> None:
-    """A new run needs a folder without one; a resumed run must be the same run."""
-    path = options.out / SETTINGS
-    if not path.is_file():
-        return
-    if not options.resume:
-        raise ValueError(f"{options.out} holds a run already: go on with it (--resume), or give another --out")
-    before, now = json.loads(path.read_text(encoding="utf-8")), settings(options)
-    for key in now:
-        if before.get(key) != now[key]:
-            raise ValueError(
-                f"{key} was {before.get(key)} in {path} and is {now[key]} now: a resumed run must be the same run; "
-                f"give --{key} as before, or another --out"
-            )
-
-
-def settings(options: QuickstartOptions) -> dict[str, Any]:
-    """What decides a run's result, as plain data."""
-    values = dataclasses.asdict(options) | {"corpus": [str(file) for file in options.corpus]}
-    return {key: value for key, value in values.items() if key not in ("out", "resume")}
+    return _Run(options, scale, checked_corpus(options, scale)).events()
 
 
 class _Run:
