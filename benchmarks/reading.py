@@ -5,82 +5,83 @@
     python benchmarks/reading.py --policies '{"policy": "block_memory", "candidates": 0}'
 
 Each policy reads one text of random tokens up to the largest length; "on average" is from the text's beginning to that
-length, "at the end" over the last 8,192 tokens before it, and "selection" is the share of their time that block_memory
-needs to choose blocks. "decoding" continues the text by 64 tokens, one by one. The model was given a window of 512.
+length, "at the end" over the last 32,768 tokens before it, and "selection" is the share of their time that block_memory
+needs to choose blocks, sorting new ones into lists included: while it reads on, "and last tile" where the text ends
+there, whose last queries look closest. "decoding" continues the text by 64 tokens, one by one. The model was given a
+window of 512.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from common import VOCABULARY, Clock, arguments, rate, show, tiny_config
+from common import VOCABULARY, arguments, show, tiny_config
 
 from handscroll.generation import generate, read
 from handscroll.kvcache import make_policy
 from handscroll.kvcache.block_layer import BlockLayer
-from handscroll.model import Transformer
+from handscroll.model import Cache, Transformer
 
-END, DECODED = 8192, 64
-
-
-class Selecting:
-    """CPU and wall time spent in choosing blocks, while `watched`."""
-
-    def __init__(self) -> None:
-        self.cpu = self.wall = 0.0
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        select = BlockLayer._select
-
-        def timed(layer: BlockLayer, *args: object, **options: object) -> None:
-            clock = Clock()
-            select(layer, *args, **options)  # type: ignore[arg-type]
-            run = clock.run(0)
-            self.cpu, self.wall = self.cpu + run.cpu_seconds, self.wall + run.seconds
-
-        BlockLayer._select = timed  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            BlockLayer._select = select  # type: ignore[method-assign]
+# Tokens: the latest of a text, as many as go into lists at a time; those of its last tile; those of an answer.
+LATEST, TILE, DECODED = 32768, 64, 64
 
 
-def measure(policy: str, lengths: list[int], threads: int) -> list[dict[str, object]]:
+class Timer:
+    """Seconds by a clock since they were last taken, and of these the seconds in which blocks were chosen."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock, self.begun, self.choosing = clock, clock(), 0.0
+
+    def watch(self, select: Callable[..., None]) -> Callable[..., None]:
+        def watched(*args: Any, **options: Any) -> None:
+            begun = self.clock()
+            select(*args, **options)
+            self.choosing += self.clock() - begun
+
+        return watched
+
+    def take(self) -> tuple[float, float]:
+        begun, choosing = self.begun, self.choosing
+        self.begun, self.choosing = self.clock(), 0.0
+        return self.begun - begun, choosing
+
+
+def measure(policy: str, lengths: list[int], timer: Timer) -> list[dict[str, object]]:
     name = json.loads(policy) if policy.startswith("{") else policy
     model = Transformer(tiny_config()).eval()
     ids = torch.randint(VOCABULARY, (max(lengths),), generator=torch.Generator().manual_seed(0)).tolist()
-    warm = make_policy(name).start(model.config, model.position, 1)
-    for _ in read(model, [ids[:END]], warm):
-        pass
-    cache, start, rows = make_policy(name).start(model.config, model.position, 1), 0, []
-    reading = 0.0
-    for length in sorted(lengths):
-        for stop in (max(start, length - END), length):
-            clock, first, selecting = Clock(), start, Selecting()
-            if stop > start:
-                with selecting.watched():
-                    for _ in read(model, [ids[start:stop]], cache):
-                        pass
-                start = stop
-            end = clock.run(length - first)
-            taken, chosen = (end.cpu_seconds, selecting.cpu) if threads == 1 else (end.seconds, selecting.wall)
-            reading += taken
-        fork, clock = cache.select([0]), Clock()
-        for _ in generate(model, [[0]], fork, max_new_tokens=DECODED):
+
+    def timed(first: int, last: int, cache: Cache, more: int = 0) -> tuple[float, float]:
+        timer.take()
+        for _ in read(model, [ids[first:last]], cache, more=more):
             pass
-        decoded, held = clock.run(DECODED), cache.bytes()
+        return timer.take()
+
+    timed(0, LATEST, make_policy(name).start(model.config, model.position, 1))
+    cache, start, reading, rows = make_policy(name).start(model.config, model.position, 1), 0, 0.0, []
+    for length in sorted(lengths):
+        latest = max(start, length - LATEST)
+        before, _ = timed(start, latest, cache, more=LATEST)
+        going_on, chosen = timed(latest, length - TILE, cache, more=TILE)
+        ending, chosen_last = timed(length - TILE, length, cache)
+        start, reading = length, reading + before + going_on + ending
+        held = cache.bytes()
+        for _ in generate(model, [[0]], cache.select([0]), max_new_tokens=DECODED):
+            pass
+        decoding, _ = timer.take()
         rows.append(
             {
                 "policy": policy,
                 "tokens": f"{length:,}",
                 "on average": f"{length / reading:,.0f}",
-                "at the end": f"{rate([end], threads)[0]:,.0f}",
-                "selection": f"{chosen / taken:.1%}",
-                "decoding": f"{rate([decoded], threads)[0]:,.0f}",
+                "at the end": f"{(length - TILE - latest) / going_on:,.0f}",
+                "selection": f"{chosen / going_on:.1%}",
+                "and last tile": f"{(chosen + chosen_last) / (going_on + ending):.1%}",
+                "decoding": f"{DECODED / decoding:,.0f}",
                 "device MB": round(held.device / 1e6, 1),
                 "host MB": round(held.host / 1e6, 1),
             }
@@ -95,7 +96,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     lengths = [int(length) for length in options.lengths.split(",")]
-    rows = [row for name in options.policies for row in measure(name, lengths, options.threads)]
+    timer = Timer(time.process_time if options.threads == 1 else time.perf_counter)
+    BlockLayer._select = timer.watch(BlockLayer._select)  # type: ignore[method-assign]
+    rows = [row for name in options.policies for row in measure(name, lengths, timer)]
     show(rows, options.threads, options.json)
 
 

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from handscroll.kvcache import BlockMemory
-from handscroll.kvcache.block_index import PRIOR, SPREAD, BlockIndex, Lists, k_means, nearest
+from handscroll.kvcache.block_index import BlockIndex
 from handscroll.kvcache.block_layer import BlockLayer
+from handscroll.kvcache.block_lists import PRIOR, SPREAD, Lists, k_means, nearest
 from handscroll.kvcache.block_memory import BlockMemoryCache
 from handscroll.kvcache.block_selection import claims, indexed_claims
 from handscroll.kvcache.store import BlockStore
@@ -73,11 +74,15 @@ def test_finds_what_every_representative_would_while_reading_few() -> None:
     assert sum(same) >= 0.99 * 4 * asked
 
 
-def members(index: BlockIndex, head: int, width: int = WIDTH) -> list[int]:
+def members(index: BlockIndex, head: int) -> list[int]:
     """All that reading every list finds."""
-    query_1QD = torch.zeros(1, 1, width)
-    found = index.look_up(head, query_1QD, torch.ones(1), torch.ones(1), ALL)
-    return sorted(found.member_BM[found.is_member_BM].tolist())
+    return sorted(read(index, torch.zeros(KV_HEADS, 1, 1, WIDTH), ALL)[head].tolist())
+
+
+def read(index: BlockIndex, query_K11D: Tensor, candidates: int) -> list[Tensor]:
+    """What each kv head finds."""
+    found = index.look_up(query_K11D, torch.ones(1), torch.ones(1), candidates)
+    return [member_M[is_M] for member_M, is_M in zip(found.member_KBM[:, 0], found.is_member_KBM[:, 0], strict=True)]
 
 
 def test_each_representative_is_in_one_list_the_nearest_also_where_a_place_was_used_again() -> None:
@@ -92,16 +97,16 @@ def test_each_representative_is_in_one_list_the_nearest_also_where_a_place_was_u
     for head in range(KV_HEADS):
         assert members(index, head) == list(range(40 * REPRESENTATIVES))
     # Reading one list finds members of one list, which have the same centroids nearest to them.
-    lists = index._lists[0]
-    key_MD = representative_KNRD[0].flatten(0, 1)
-    coarse_M = nearest(key_MD, lists.coarse_AD)
-    for key_D in key_MD[::7]:
-        found = index.look_up(0, 10 * key_D[None, None], torch.ones(1), torch.ones(1), 1)
-        member_M = found.member_BM[found.is_member_BM]
-        assert len(member_M)
-        assert len(coarse_M[member_M].unique()) == 1
-        fine_M = nearest(key_MD[member_M], lists.fine_AFD[coarse_M[member_M[0]]])
-        assert len(fine_M.unique()) == 1
+    lists = index._lists
+    assert lists is not None
+    keys_KMD = representative_KNRD.flatten(1, 2)
+    for number in range(0, 40 * REPRESENTATIVES, 7):
+        found = read(index, 10 * keys_KMD[:, number, None, None], 1)
+        for head, (member_M, key_MD) in enumerate(zip(found, keys_KMD, strict=True)):
+            assert len(member_M)
+            coarse_M = nearest(key_MD[member_M], lists.coarse_KAD[head])
+            assert len(coarse_M.unique()) == 1
+            assert len(nearest(key_MD[member_M], lists.fine_KAFD[head, coarse_M[0]]).unique()) == 1
 
 
 def test_places_that_were_given_up_are_not_found() -> None:
@@ -119,13 +124,14 @@ def test_lists_are_learnt_anew_when_the_text_has_grown() -> None:
     generator = torch.Generator().manual_seed(0)
     representative_KNRD = torch.randn(KV_HEADS, 512, REPRESENTATIVES, WIDTH, generator=generator)
     index = updated(small_index(), representative_KNRD[:, :16])
-    lists = [index._lists[0].size]
-    for number in (48, 64, 512):
+    sizes = []
+    for number in (16, 48, 64, 512):
         index.written(range(number))
         index.update(representative_KNRD[:, :number], torch.ones(WIDTH))
-        lists.append(index._lists[0].size)
+        assert index._lists is not None
+        sizes.append(index._lists.size)
         assert members(index, 1) == list(range(number * REPRESENTATIVES))
-    assert lists == [64, 64, 256, 256]
+    assert sizes == [64, 64, 256, 256]
 
 
 def test_k_means_finds_the_means_of_clouds() -> None:
@@ -140,19 +146,19 @@ def test_k_means_finds_the_means_of_clouds() -> None:
 def test_what_is_known_of_a_list_is_mean_and_variance_of_its_members() -> None:
     generator = torch.Generator().manual_seed(0)
     key_MD = torch.randn(4000, WIDTH, generator=generator) + 3
-    lists = Lists.learn(key_MD[:1000])
-    list_M = torch.cat([lists.place(piece_MD) for piece_MD in key_MD.split(1000)])
-    query_11D = torch.randn(1, 1, WIDTH, generator=generator)
-    mean_C, best_C = (score_11C[0, 0] for score_11C in lists.scores(query_11D))
+    lists = Lists.learn(key_MD[None, :1000], torch.ones(WIDTH))
+    list_M = torch.cat([lists.place(piece_MD[None])[0] for piece_MD in key_MD.split(1000)])
+    query_D = torch.randn(WIDTH, generator=generator)
+    mean_C, best_C = (score_111C[0, 0, 0] for score_111C in lists.scores(query_D[None, None, None]))
     usual_D = sum(
         (key_MD[list_M == number] - key_MD[list_M == number].mean(0)).square().sum(0) for number in list_M.unique()
     ) / len(key_MD)
     for number in list_M.unique().tolist():
         members_MD = key_MD[list_M == number]
-        torch.testing.assert_close(mean_C[number], members_MD.mean(0) @ query_11D[0, 0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(mean_C[number], members_MD.mean(0) @ query_D, rtol=1e-4, atol=1e-4)
         scatter_D = (members_MD - members_MD.mean(0)).square().sum(0)
         variance_D = (scatter_D + PRIOR * usual_D) / (len(members_MD) + PRIOR)
-        expected = mean_C[number] + SPREAD * (variance_D @ query_11D[0, 0].square()).sqrt()
+        expected = mean_C[number] + SPREAD * (variance_D @ query_D.square()).sqrt()
         torch.testing.assert_close(best_C[number], expected, rtol=1e-3, atol=1e-3)
 
 
@@ -210,6 +216,6 @@ def test_bytes_of_the_index_are_reported(model: Transformer) -> None:
     for layer in cache.layers:
         assert isinstance(layer, BlockLayer) and layer.store.index is not None
         index = layer.store.index
-        held = [*vars(index).values(), *(value for lists in index._lists for value in vars(lists).values())]
+        held = [*vars(index).values(), *vars(index._lists).values()]
         kept = {id(value): value.untyped_storage().nbytes() for value in held if isinstance(value, Tensor)}
         assert index.nbytes() == sum(kept.values()) > 0

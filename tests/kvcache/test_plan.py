@@ -93,6 +93,6 @@ def test_index_of_a_long_text() -> None:
     index = BlockIndex()
     index.written(range(places))
     index.update(key_KNRD, torch.ones(8))
-    for own in index._lists:
-        own.scores(torch.ones(1, 1, 8))
+    assert index._lists is not None
+    index._lists.scores(torch.ones(2, 1, 1, 8))
     assert planned_index(places, key_KNRD.transpose(0, 1)[:1]) == pytest.approx(index.nbytes(), rel=0.15)

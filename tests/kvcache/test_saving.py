@@ -13,6 +13,8 @@ from torch import Tensor
 
 from handscroll.kvcache import POLICIES, make_policy, memory_file
 from handscroll.kvcache.block_index import BlockIndex
+from handscroll.kvcache.block_layer import BlockLayer
+from handscroll.kvcache.block_lists import Lists
 from handscroll.kvcache.heavy_hitters import HeavyLayer
 from handscroll.kvcache.layered import LayeredCache
 from handscroll.kvcache.memory_file import Memory
@@ -214,6 +216,47 @@ def test_blocks_that_took_the_place_of_others_are_found(
     monkeypatch.setattr("handscroll.kvcache.block_memory.BlockIndex", partial(BlockIndex, segment=8, fewest=1))
     for ours, theirs in zip(read(options | {"device_blocks": 60, "candidates": 10**6}), exact, strict=True):
         torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0)
+
+
+@pytest.fixture
+def small_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists from the first blocks on."""
+    monkeypatch.setattr("handscroll.kvcache.block_memory.BlockIndex", partial(BlockIndex, segment=8, fewest=1))
+
+
+def refuse_to_learn(key_KMD: Tensor, scale_D: Tensor) -> Lists:
+    raise AssertionError("lists were learnt anew")
+
+
+@pytest.mark.usefixtures("small_index")
+def test_lists_are_saved(model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No list is learnt after loading, a few are read, and the same blocks and tokens come out, number for number."""
+    options = BLOCKS | {"reselect": 1, "candidates": 30}
+    cache = start(model, options, 1)
+    for piece_1T in text(1, 900).split(100, dim=1):
+        feed(model, cache, piece_1T)
+    cache.truncate([700])
+    loaded = saved(cache, options, model, tmp_path / "book.memory")
+    monkeypatch.setattr(Lists, "learn", refuse_to_learn)
+    assert go_on(model, loaded).equal(go_on(model, cache))
+    for ours, theirs in zip(loaded.layers, cache.layers, strict=True):
+        assert isinstance(ours, BlockLayer) and isinstance(theirs, BlockLayer)
+        assert ours.trace(0) == theirs.trace(0)
+        assert ours.store.index is not None and ours.store.index.listed > 100
+        assert (ours.rows[0].claims_KN == 0).any(), "every list was read"
+
+
+@pytest.mark.usefixtures("small_index")
+def test_a_memory_without_lists_learns_them(
+    model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As memories were before lists were saved."""
+    options = BLOCKS | {"reselect": 1, "candidates": 10**6}
+    cache = start(model, options, 1)
+    feed(model, cache, text(1, 500))
+    monkeypatch.setattr(BlockIndex, "state", lambda index, places: None)
+    loaded = saved(cache, options, model, tmp_path / "book.memory")
+    torch.testing.assert_close(go_on(model, loaded), go_on(model, cache), atol=TOLERANCE, rtol=0)
 
 
 def test_caches_that_began_otherwise_are_not_joined(model: Transformer) -> None:

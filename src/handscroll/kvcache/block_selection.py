@@ -106,24 +106,29 @@ def indexed_claims(
     """
     heads, number, each, width = representative_KNRD.shape
     query_KBQD, weight_Q = _asking(query_BHTD, heads, recency)
-    batch, device = len(query_BHTD), query_BHTD.device
+    batch, late, device = len(query_BHTD), number - index.listed, query_BHTD.device
     held_B = torch.ones(batch, device=device) if held_BN is None else held_BN.float().mean(dim=1)
-    late_M = torch.arange(index.listed * each, number * each, device=device)
+    member_KBM, is_member_KBM, rest_KBQ = index.look_up(query_KBQD, weight_Q, held_B, candidates)
+    block_KBM = member_KBM // each
+    found_KBQM = torch.stack(
+        [
+            query_BQD @ key_MD.index_select(0, member_BM.flatten()).view(batch, -1, width).mT
+            for query_BQD, key_MD, member_BM in zip(
+                query_KBQD, representative_KNRD.flatten(1, 2), member_KBM, strict=True
+            )
+        ]
+    ).float()
+    late_KBQM = (query_KBQD @ representative_KNRD[:, None, index.listed :].flatten(2, 3).mT).float()
+    if held_BN is not None:
+        is_member_KBM &= held_BN[torch.arange(batch, device=device)[:, None], block_KBM]
+        unheld_BM = (~held_BN[:, index.listed :]).repeat_interleave(each, dim=1)
+        late_KBQM.masked_fill_(unheld_BM[:, None], float("-inf"))
+    found_KBQM.masked_fill_(~is_member_KBM[:, :, None], float("-inf"))
+    mass_KBQM = torch.cat((found_KBQM, late_KBQM, rest_KBQ[..., None]), dim=-1).softmax(dim=-1)
+    found_KBM, late_KBM, _ = (weight_Q @ mass_KBQM).split_with_sizes([block_KBM.shape[2], late * each, 1], dim=-1)
     claim_KBN = torch.zeros(heads, batch, number, device=device)
-    for claim_BN, query_BQD, key_MD, head in zip(
-        claim_KBN, query_KBQD, representative_KNRD.flatten(1, 2), range(heads), strict=True
-    ):
-        found = index.look_up(head, query_BQD, weight_Q, held_B, candidates)
-        key_BMD = key_MD.index_select(0, found.member_BM.flatten()).view(batch, -1, width)
-        unseen_BM = torch.cat((~found.is_member_BM, late_M.new_zeros(batch, len(late_M), dtype=torch.bool)), dim=1)
-        block_BM = torch.cat((found.member_BM, late_M.expand(batch, -1)), dim=1) // each
-        if held_BN is not None:
-            unseen_BM |= ~held_BN.gather(1, block_BM)
-        parts = (query_BQD @ key_BMD.mT, query_BQD @ key_MD[index.listed * each :].T)
-        product_BQM = torch.cat(parts, dim=-1).float().masked_fill_(unseen_BM[:, None], float("-inf"))
-        mass_BQM = torch.cat((product_BQM, found.rest_BQ[..., None]), dim=-1).softmax(dim=-1)[..., :-1]
-        claim_BN.scatter_add_(1, block_BM, weight_Q @ mass_BQM)
-    return claim_KBN
+    claim_KBN[..., index.listed :] = late_KBM.reshape(heads, batch, late, each).sum(dim=-1)
+    return claim_KBN.scatter_add_(2, block_KBM, found_KBM)
 
 
 def _asking(query_BHTD: Tensor, heads: int, recency: float) -> tuple[Tensor, Tensor]:

@@ -265,12 +265,17 @@ class BlockStore(Archive):
 
     def state(self, numbers_N: Tensor) -> State:
         held = None if self.representative_KNRD is None else _picked(self.representative_KNRD, numbers_N)
-        return super().state(numbers_N) | {"representatives": held}
+        # Lists go by number: where blocks of others lie between these, numbers change.
+        index = self.index.state(len(numbers_N)) if self.index is not None and _is_all(numbers_N) else None
+        return super().state(numbers_N) | {"representatives": held, "index": index}
 
     def restore(self, state: State, device: torch.device) -> None:
         super().restore(state, device)
         if state["representatives"] is not None:
             self.representative_KNRD = state["representatives"].to(device)
+        if self.index is not None:
+            # Memories that were saved before there were lists have none: the first selection learns them.
+            self.index.restore(state.get("index"), device)
 
     def _copy(self, other: Archive, numbers_N: Tensor) -> Tensor:
         assert isinstance(other, BlockStore) and other.representative_KNRD is not None
@@ -298,9 +303,13 @@ class BlockStore(Archive):
         self.representative_KNRD = grown
 
 
+def _is_all(numbers_N: Tensor) -> bool:
+    """Whether these numbers, ascending, are all from the first one on."""
+    return not len(numbers_N) or int(numbers_N[-1]) == len(numbers_N) - 1
+
+
 def _picked(representative_KNRD: Tensor, numbers_N: Tensor) -> Tensor:
     """Those of these blocks, ascending numbers; all from the first on without a copy."""
-    number = len(numbers_N)
-    if not number or int(numbers_N[-1]) == number - 1:
-        return representative_KNRD[:, :number]
+    if _is_all(numbers_N):
+        return representative_KNRD[:, : len(numbers_N)]
     return representative_KNRD[:, numbers_N.to(representative_KNRD.device)]
