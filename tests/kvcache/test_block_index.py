@@ -120,6 +120,18 @@ def test_places_that_were_given_up_are_not_found() -> None:
     assert index.listed == 0
 
 
+def test_what_forks_write_again_and_again_is_taken_in_once() -> None:
+    representative_KNRD = torch.randn(KV_HEADS, 24, REPRESENTATIVES, WIDTH, generator=torch.Generator().manual_seed(0))
+    index = updated(small_index(), representative_KNRD)
+    lists = index._lists
+    assert lists is not None
+    for number in (20, 24, 18, 24):
+        index.written(range(16, number))
+        index.update(representative_KNRD[:, :number], torch.ones(WIDTH))
+    assert index._lists is lists and lists.count_KC1.sum() == KV_HEADS * 24 * REPRESENTATIVES
+    assert members(index, 1) == list(range(24 * REPRESENTATIVES))
+
+
 def test_lists_are_learnt_anew_when_the_text_has_grown() -> None:
     generator = torch.Generator().manual_seed(0)
     representative_KNRD = torch.randn(KV_HEADS, 512, REPRESENTATIVES, WIDTH, generator=generator)
@@ -148,6 +160,8 @@ def test_what_is_known_of_a_list_is_mean_and_variance_of_its_members() -> None:
     key_MD = torch.randn(4000, WIDTH, generator=generator) + 3
     lists = Lists.learn(key_MD[None, :1000], torch.ones(WIDTH))
     list_M = torch.cat([lists.place(piece_MD[None])[0] for piece_MD in key_MD.split(1000)])
+    for piece_M in torch.arange(4000).split(700):
+        lists.take_in(key_MD[None, piece_M], list_M[None, piece_M])
     query_D = torch.randn(WIDTH, generator=generator)
     mean_C, best_C = (score_111C[0, 0, 0] for score_111C in lists.scores(query_D[None, None, None]))
     usual_D = sum(

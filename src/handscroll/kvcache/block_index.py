@@ -57,6 +57,8 @@ class BlockIndex:
         # Places that are in lists: whole segments. 0: there are too few of them.
         self.listed = 0
         self._learnt = 0
+        # Segments that lists have taken in: each once, though forks that come and go write to the last one again.
+        self._taken_in = 0
         self._unsorted: set[int] = set()
         # Lists are of representatives multiplied by this.
         self._scale_D: Tensor | None = None
@@ -82,7 +84,7 @@ class BlockIndex:
         _, number, each, _ = representative_KNRD.shape
         segments = number // self.segment if number * each >= self.fewest else 0
         if segments and segments * self.segment * each >= GROWTH * self._learnt:
-            self._learnt = segments * self.segment * each
+            self._learnt, self._taken_in = segments * self.segment * each, 0
             # What does not count at all may differ as it likes, but is not divided by nothing.
             self._scale_D = scale_D.clamp(min=SMALLEST_SCALE)
             self._lists = Lists.learn(representative_KNRD[:, : segments * self.segment].flatten(1, 2), self._scale_D)
@@ -144,6 +146,7 @@ class BlockIndex:
         return {
             "segment": self.segment,
             "learnt": self._learnt,
+            "taken_in": self._taken_in,
             "unsorted": sorted(self._unsorted),
             "scale": self._scale_D,
             "member": self._member_KSE[:, :segments],
@@ -155,7 +158,8 @@ class BlockIndex:
         """Empty before, knows what was saved (mutates), without learning; what was sorted otherwise is learnt anew."""
         if state is None or state["segment"] != self.segment:
             return
-        self._learnt, self._unsorted = state["learnt"], set(state["unsorted"])
+        self._learnt, self._taken_in = state["learnt"], state["taken_in"]
+        self._unsorted = set(state["unsorted"])
         self._scale_D = state["scale"].to(device)
         self._member_KSE, self._first_KSC = state["member"].to(device), state["first"].to(device)
         self._lists = Lists.restored(state["lists"], device)
@@ -174,7 +178,12 @@ class BlockIndex:
         if self._member_KSE is None or segment >= self._member_KSE.shape[1]:
             self._reserve(segment + 1, heads, each, lists, key_KED.device)
         assert self._member_KSE is not None and self._first_KSC is not None
-        list_KE, order_KE = self._lists.place(key_KED.float() * self._scale_D).sort(dim=-1)
+        key_KED = key_KED.float() * self._scale_D
+        list_KE = self._lists.place(key_KED)
+        if segment >= self._taken_in:
+            self._lists.take_in(key_KED, list_KE)
+            self._taken_in = segment + 1
+        list_KE, order_KE = list_KE.sort(dim=-1)
         self._member_KSE[:, segment] = (order_KE + segment * each).int()
         borders_KC = torch.arange(lists + 1, device=key_KED.device).expand(heads, -1).contiguous()
         self._first_KSC[:, segment] = torch.searchsorted(list_KE, borders_KC).int()

@@ -29,7 +29,7 @@ class Lists:
     def __init__(self, coarse_KAD: Tensor, fine_KAFD: Tensor):
         self.coarse_KAD, self.fine_KAFD = coarse_KAD, fine_KAFD
         centroid_KCD = fine_KAFD.flatten(1, 2)
-        # Of all that was ever placed, as differences from the fine centroid: how many, their sum, their squares' sum.
+        # Of all that was taken in, as differences from the fine centroid: how many, their sum, their squares' sum.
         self.count_KC1 = torch.zeros_like(centroid_KCD[..., :1])
         self.sum_KCD, self.square_KCD = torch.zeros_like(centroid_KCD), torch.zeros_like(centroid_KCD)
         self.mean_KCD: Tensor | None = None
@@ -64,9 +64,9 @@ class Lists:
         return self.count_KC1.shape[1]
 
     def place(self, key_KED: Tensor) -> Tensor:
-        """The list of each key (K, E); what is known of lists takes them in (mutates)."""
+        """The list of each key (K, E)."""
         (heads, coarse, fine, _), key_MD = self.fine_KAFD.shape, key_KED.flatten(0, 1)
-        # Lists are numbered through all heads.
+        # Lists are numbered through all heads, so that all of them take one loop.
         near = [nearest(key_ED, coarse_AD) for key_ED, coarse_AD in zip(key_KED, self.coarse_KAD, strict=True)]
         head_K1 = torch.arange(heads, device=key_MD.device)[:, None]
         coarse_M, order_M = (torch.stack(near) + coarse * head_K1).flatten().sort()
@@ -75,12 +75,17 @@ class Lists:
         fine_M = torch.cat([nearest(piece_MD, fine_FD) for piece_MD, fine_FD in pieces])
         list_M = torch.empty_like(coarse_M)
         list_M[order_M] = coarse_M * fine + fine_M
+        return list_M.view(heads, -1) - self.size * head_K1
+
+    def take_in(self, key_KED: Tensor, list_KE: Tensor) -> None:
+        """These keys stand in these lists: what is known of them changes (mutates)."""
+        key_MD, head_K1 = key_KED.flatten(0, 1), torch.arange(len(key_KED), device=key_KED.device)[:, None]
+        list_M = (list_KE + self.size * head_K1).flatten()
         difference_MD = key_MD - self.fine_KAFD.flatten(0, 2).index_select(0, list_M)
         self.count_KC1.flatten(0, 1).index_add_(0, list_M, torch.ones_like(key_MD[:, :1]))
         self.sum_KCD.flatten(0, 1).index_add_(0, list_M, difference_MD)
         self.square_KCD.flatten(0, 1).index_add_(0, list_M, difference_MD**2)
         self.mean_KCD = self.variance_KCD = None
-        return list_M.view(heads, -1) - self.size * head_K1
 
     def scores(self, query_KBQD: Tensor) -> tuple[Tensor, Tensor]:
         """(K, B, Q, C) twice: what a query scores on average in each list, and at best, as far as its spread tells."""
