@@ -57,7 +57,7 @@ def measure(policy: str, lengths: list[int], timer: Timer) -> list[dict[str, obj
 
     def timed(first: int, last: int, cache: Cache, more: int = 0) -> tuple[float, float]:
         timer.take()
-        for _ in read(model, [ids[first:last]], cache, more=more):
+        for _ in read(model, [ids[first:last]], cache, more=more) if last > first else ():
             pass
         return timer.take()
 

@@ -10,7 +10,7 @@ from handscroll.kvcache.block_layer import BlockLayer
 from handscroll.kvcache.block_lists import PRIOR, SPREAD, Lists, k_means, nearest
 from handscroll.kvcache.block_memory import BlockMemoryCache
 from handscroll.kvcache.block_selection import claims, indexed_claims
-from handscroll.kvcache.store import BlockStore
+from handscroll.kvcache.block_store import BlockStore
 from handscroll.model import Layout, Transformer
 
 HEADS, KV_HEADS, REPRESENTATIVES, WIDTH = 4, 2, 3, 8

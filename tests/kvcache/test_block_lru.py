@@ -10,7 +10,7 @@ from handscroll.kvcache.archive import ArchivedBlocks
 from handscroll.kvcache.block_layer import BlockLayer
 from handscroll.kvcache.block_lru import LruBlockStore, LruCounts
 from handscroll.kvcache.block_memory import BlockMemoryCache
-from handscroll.kvcache.store import BlockStore
+from handscroll.kvcache.block_store import BlockStore
 from handscroll.model import Transformer
 
 KV_HEADS, LENGTH, WIDTH = 2, 3, 4

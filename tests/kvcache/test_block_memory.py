@@ -13,8 +13,8 @@ from handscroll.kvcache.block_layer import READING_QUERIES, BlockLayer
 from handscroll.kvcache.block_lru import LruBlockStore
 from handscroll.kvcache.block_memory import BlockMemoryCache, Sizes
 from handscroll.kvcache.block_selection import claims
+from handscroll.kvcache.block_store import BlockStore
 from handscroll.kvcache.layered import PerForward
-from handscroll.kvcache.store import BlockStore
 from handscroll.model import Capture, Layout, ModelConfig, RopeOptions, Transformer
 from handscroll.model.position import AlibiOptions, LongRopeOptions, Position, Rotation, YarnOptions, make_position
 from handscroll.model.slots import PositionOptions

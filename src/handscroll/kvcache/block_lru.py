@@ -20,9 +20,9 @@ from torch import Tensor
 
 from handscroll.kvcache.archive import nbytes
 from handscroll.kvcache.block_index import BlockIndex
+from handscroll.kvcache.block_store import BlockStore
 from handscroll.kvcache.blocks import Blocks
 from handscroll.kvcache.places import lasting
-from handscroll.kvcache.store import BlockStore
 from handscroll.model.memory import Bytes
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from handscroll.kvcache.archive import together
 from handscroll.kvcache.block_cuts import join
 from handscroll.kvcache.block_slots import Buffers, Row
+from handscroll.kvcache.block_store import BlockStore
 from handscroll.kvcache.layered import LayerCache, PerForward
 from handscroll.kvcache.state import State
-from handscroll.kvcache.store import BlockStore
 from handscroll.model.memory import Bytes
 from handscroll.model.position import Position, Rotation
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from handscroll.kvcache.block_index import BlockIndex
 from handscroll.kvcache.block_slots import Row
-from handscroll.kvcache.store import BlockStore
+from handscroll.kvcache.block_store import BlockStore
 
 # Products of queries and representatives that exist at a time.
 PRODUCTS = 1 << 24

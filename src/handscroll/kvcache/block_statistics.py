@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor
 
 from handscroll.kvcache.block_lru import LruBlockStore, LruCounts
+from handscroll.kvcache.block_store import BlockStore
 from handscroll.kvcache.state import State
-from handscroll.kvcache.store import BlockStore
 
 if TYPE_CHECKING:
     from handscroll.kvcache.block_slots import Row

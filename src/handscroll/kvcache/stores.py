@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from handscroll.kvcache.archive import Archive
 from handscroll.kvcache.block_index import BlockIndex
 from handscroll.kvcache.block_lru import LruBlockStore
+from handscroll.kvcache.block_store import BlockStore
 from handscroll.kvcache.blocks import Blocks, FewBits, Plain
 from handscroll.kvcache.places import Place
-from handscroll.kvcache.store import BlockStore, TokenStore
+from handscroll.kvcache.store import TokenStore
 from handscroll.kvcache.tiered_store import TieredStore
 
 
