@@ -14,6 +14,7 @@ from handscroll.model.position import (
     DynamicAlibiOptions,
     DynamicOptions,
     LongRopeOptions,
+    RelativeOptions,
     YarnOptions,
     make_position,
 )
@@ -96,8 +97,13 @@ def test_until_the_budget_is_full_positions_turn_by_the_length_of_the_text(
         start = end
 
 
-def test_a_tile_of_one_without_sinks_is_a_sliding_window(model: Transformer) -> None:
-    """Through all layers: distances are the same, and only they matter to rotary positions."""
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_tile_of_one_without_sinks_is_a_sliding_window(model: Transformer, relative: bool) -> None:
+    """Through all layers: distances are the same, and only they matter to rotary and to relative positions."""
+    if relative:
+        model = Transformer(dataclasses.replace(CONFIG, num_layers=2, position=RelativeOptions()), seed=1)
+        for parameter in model.requires_grad_(False).position.parameters():
+            parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)) / 4
     tokens_2T = torch.randint(97, (2, 300), generator=torch.Generator().manual_seed(0))
     sinks = AttentionSinks(sinks=0, window=20, tile=1).start(model.config, model.position, 2)
     window = SlidingWindow(window=21).start(model.config, model.position, 2)

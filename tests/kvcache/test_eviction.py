@@ -1,8 +1,10 @@
 """Policies that keep some tokens only, against slow references that loop over heads and tokens; what they promise."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +16,17 @@ from handscroll.kvcache.prompt_layer import PromptLayer
 from handscroll.model import Layout, ModelConfig, RopeOptions, Transformer
 from handscroll.model.position import (
     AlibiOptions,
+    DynamicAlibiOptions,
     DynamicOptions,
     LongRopeOptions,
     Position,
+    Relative,
+    RelativeLayer,
+    RelativeOptions,
     Rotation,
     YarnOptions,
     make_position,
+    of_layer,
 )
 from handscroll.model.slots import PositionOptions
 
@@ -31,6 +38,7 @@ OPTIONS = {
     "yarn": YarnOptions(factor=4.0, original_max_positions=16),
     "alibi": AlibiOptions(),
     "longrope": LongRopeOptions(short_factor=(1.0,) * 4, long_factor=(1.0, 2.0, 3.0, 4.0), original_max_positions=20),
+    "relative": RelativeOptions(),
 }
 
 
@@ -46,11 +54,23 @@ def close(left: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(left, right, atol=2e-5, rtol=0)
 
 
-class Reader:
-    """One query at a time over the tokens that a kv head keeps, each turned where it stands."""
+def position_of(options: PositionOptions) -> Position:
+    """Weights of relative positions are far from the zeros that they begin with."""
+    position = make_position(dataclasses.replace(CONFIG, position=options))
+    if isinstance(position, Relative):
+        generator = torch.Generator().manual_seed(4)
+        for parameter in position.requires_grad_(False).parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+    return position
 
-    def __init__(self, position: Position, length: int, query_1HTD: Tensor, key_1KTD: Tensor, value_1KTD: Tensor):
-        self.position, self.length = position, torch.tensor(length)
+
+class Reader:
+    """One query at a time over the tokens that a kv head keeps, each turned where it stands, within a `window`."""
+
+    def __init__(
+        self, position: Position, length: int, query_1HTD: Tensor, key_1KTD: Tensor, value_1KTD: Tensor, window: int = 0
+    ):
+        self.position, self.length, self.window = of_layer(position, 0), torch.tensor(length), window
         self.query_1HTD, self.key_1KTD, self.value_1KTD = query_1HTD, key_1KTD, value_1KTD
 
     def turned(self, x_1XTD: Tensor, places: list[int]) -> Tensor:
@@ -60,10 +80,17 @@ class Reader:
         """(S,): those of the query at `now` over the kept tokens."""
         kv_head = head // (HEADS // KV_HEADS)
         key_SD = self.turned(self.key_1KTD[:, kv_head : kv_head + 1, kept], places)[0]
-        query_D = self.turned(self.query_1HTD[:, head : head + 1, now : now + 1], places[-1:])[0, 0]
-        scores_S = key_SD @ query_D / math.sqrt(WIDTH)
-        bias_HTS = self.position.bias(torch.tensor(places[-1:]), torch.tensor(places), self.length)
-        return (scores_S if bias_HTS is None else scores_S + bias_HTS[head, 0]).softmax(0)
+        query_1HTD = self.query_1HTD[:, :, now : now + 1]
+        query_HTD = self.turned(query_1HTD, places[-1:])
+        near = (torch.tensor(places[-1:]), torch.tensor(places))
+        added_HTS = self.position.bias(*near, self.length)
+        if isinstance(self.position, RelativeLayer):
+            query_HTD, added_HTS = self.position.asked(query_1HTD)[0], self.position.said(query_1HTD, *near)[0]
+        scores_S = key_SD @ query_HTD[head, 0] / math.sqrt(WIDTH)
+        scores_S = scores_S if added_HTS is None else scores_S + added_HTS[head, 0]
+        if self.window:
+            scores_S = scores_S.masked_fill(near[0] - near[1] >= self.window, float("-inf"))
+        return scores_S.softmax(0)
 
 
 @pytest.mark.parametrize("chunks", [[LENGTH], [1] * LENGTH, [30, 7, 1, 1, 13, 48]], ids=["whole", "single", "mixed"])
@@ -71,11 +98,7 @@ class Reader:
 @pytest.mark.parametrize("where", ["cache", "text"])
 def test_heavy_hitters_equals_the_slow_reference(where: str, options: PositionOptions, chunks: list[int]) -> None:
     config = dataclasses.replace(CONFIG, position=options)
-    policy, position, heavy, recent = HeavyHitters(10, 12, where), make_position(config), 10, 12
-    if where == "text" and (position.depends_on_length or position.adds_bias):
-        with pytest.raises(ValueError, match="heavy_hitters with positions=text keeps keys as their place in the text"):
-            policy.start(config, position, 1)
-        return
+    policy, position, heavy, recent = HeavyHitters(10, 12, where), position_of(options), 10, 12
     (layer,) = policy.start(config, position, 1).layers
     given = some(LENGTH)
     outs, start = [], 0
@@ -83,7 +106,8 @@ def test_heavy_hitters_equals_the_slow_reference(where: str, options: PositionOp
         parts = [x_1XTD[:, :, start : start + chunk] for x_1XTD in given]
         outs.append(layer.attend(*parts, Layout.rows([chunk], [start], totals=[LENGTH])).out_BHTD)
         start += chunk
-    reader, expected_HTD = Reader(position, heavy + recent + TILE, *given), torch.empty(HEADS, LENGTH, WIDTH)
+    longest = heavy + recent + TILE if where == "cache" else LENGTH
+    reader, expected_HTD = Reader(position, longest, *given), torch.empty(HEADS, LENGTH, WIDTH)
     for kv_head in range(KV_HEADS):
         kept: list[int] = []
         received: dict[int, float] = {}
@@ -142,13 +166,27 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("chunk", [100, 7])
-@pytest.mark.parametrize("name", RULES)
-def test_what_stays_of_a_prompt_equals_the_slow_reference(name: str, chunk: int) -> None:
+# Past 64 tokens the dynamic ones turn, and weigh, all keys anew; a window of 50 hides some kept keys.
+OTHERS = {
+    "alibi": {"position": AlibiOptions()},
+    "dynamic_alibi": {"position": DynamicAlibiOptions()},
+    "dynamic": {"position": DynamicOptions(factor=2.0)},
+    "relative": {"position": RelativeOptions()},
+    "window": {"sliding_window": 50},
+    "alibi_window": {"position": AlibiOptions(), "sliding_window": 50},
+}
+PROMPTS = [(name, "rope", chunk) for name in RULES for chunk in (100, 7)]
+PROMPTS += [(name, kind, 7) for name in ("snapkv", "observed") for kind in OTHERS]
+PROMPTS += [("received", "alibi", 100), ("key_norm", "relative", 7)]
+
+
+@pytest.mark.parametrize(("name", "kind", "chunk"), PROMPTS)
+def test_what_stays_of_a_prompt_equals_the_slow_reference(name: str, kind: str, chunk: int) -> None:
     """A prompt of 60 tokens, 5 that are generated, a second prompt of 30, and 5 more."""
     policy, scores_of, allot = RULES[name]
-    position, given = make_position(CONFIG), some(LENGTH, 1)
-    (layer,) = policy.start(CONFIG, position, 1).layers
+    config, given = dataclasses.replace(CONFIG, **OTHERS.get(kind, {})), some(LENGTH, 1)
+    position = position_of(config.position)
+    (layer,) = policy.start(config, position, 1).layers
     outs, start = [], 0
     forwards = [(0, 60, chunk), (60, 65, 1), (65, 95, chunk), (95, 100, 1)]
     for first, last, step in forwards:
@@ -156,10 +194,12 @@ def test_what_stays_of_a_prompt_equals_the_slow_reference(name: str, chunk: int)
             stop = min(last, start + step)
             layout = Layout.rows([stop - start], [start], totals=None if step == 1 else [last])
             outs.append(layer.attend(*(x_1XTD[:, :, start:stop] for x_1XTD in given), layout).out_BHTD)
-    reader, expected_HTD = Reader(position, LENGTH, *given), torch.empty(HEADS, LENGTH, WIDTH)
+    window = config.sliding_window or 0
+    reader, expected_HTD = Reader(position, LENGTH, *given, window), torch.empty(HEADS, LENGTH, WIDTH)
     kept: list[list[int]] = [[] for _ in range(KV_HEADS)]
     for first, last, step in forwards:
         for now in range(first, last):
+            reader.length = torch.tensor(now + 1 if step == 1 else last)
             for head in range(HEADS):
                 mine = [*kept[head // 2], *range(first, now + 1)]
                 weights_S = reader.weights(head, now, mine, mine)
@@ -282,8 +322,18 @@ def test_no_query_of_heavy_hitters_attends_beyond_the_trained_window() -> None:
     assert HeavyHitters(400, 100, "text").sizes(512).attended == 564
 
 
-@pytest.mark.parametrize("name", ["snapkv", "per_head_budget"])
-def test_positions_that_depend_on_the_length_are_refused(name: str) -> None:
-    config = dataclasses.replace(CONFIG, position=DynamicOptions(factor=2.0))
-    with pytest.raises(ValueError, match=rf"{name} keeps keys as their place .* use full, attention_sinks, or heavy"):
-        make_policy(name).start(config, make_position(config), 1)
+@pytest.mark.parametrize(
+    "named", ["snapkv", "per_head_budget", {"policy": "heavy_hitters", "positions": "text"}], ids=str
+)
+@pytest.mark.parametrize("model", ["grouped_alibi"], indirect=True)
+def test_where_kept_keys_stood_is_saved_and_joined(model: Transformer, named: Any) -> None:
+    tokens_BT = torch.randint(97, (2, 140), generator=torch.Generator().manual_seed(0))
+    policy = make_policy(named)
+    together, alone, anew = (policy.start(model.config, model.position, rows) for rows in (2, 1, 2))
+    model.hidden(tokens_BT, cache=together)
+    model.hidden(tokens_BT[1:], cache=alone)
+    joined = together.select([0]).join(alone)
+    anew.restore(copy.deepcopy(together.state()), model.device)
+    expected = model(tokens_BT[:, :9], cache=together)
+    close(model(tokens_BT[:, :9], cache=joined), expected)
+    close(model(tokens_BT[:, :9], cache=anew), expected)

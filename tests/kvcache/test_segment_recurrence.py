@@ -72,12 +72,18 @@ def test_is_the_papers_recurrence(position: str, chunks: list[int]) -> None:
     close(feed(model, started(model), TEXT_BT, chunks), by_the_paper(model, TEXT_BT))
 
 
-@pytest.mark.parametrize("policy", ["full", "sliding_window", "segment_recurrence", "offloaded", "quantized"])
+@pytest.mark.parametrize("policy", sorted(set(POLICIES) - {"block_memory"}))
 def test_relative_positions_cached_equal_uncached(policy: str) -> None:
     """Within what a policy holds, whatever the chunks; rows of any length; few that ask; weights."""
     model = made()
-    stores = {"offloaded": {"recent": 5}, "quantized": {"recent": 99}}
-    named = {"policy": policy} | stores.get(policy, {})
+    options = {
+        "offloaded": {"recent": 5},
+        "quantized": {"recent": 99},
+        "heavy_hitters": {"heavy": 30, "recent": 30, "positions": "text"},
+        "snapkv": {"share": 1.0},
+        "per_head_budget": {"share": 1.0},
+    }
+    named = {"policy": policy} | options.get(policy, {})
     tokens_BT = TEXT_BT[:, :40]
     expected = model(tokens_BT)
     for chunks in ([40], [1] * 40, [13, 1, 26]):
@@ -95,13 +101,10 @@ def test_relative_positions_cached_equal_uncached(policy: str) -> None:
         close(hidden.weights[1][row, :, :, :end], whole.weights[1][0, :, -5:])
 
 
-@pytest.mark.parametrize(
-    "policy", sorted(set(POLICIES) - {"full", "sliding_window", "segment_recurrence", "quantized", "offloaded"})
-)
-def test_who_does_not_know_relative_positions_is_refused(policy: str) -> None:
+def test_who_does_not_know_relative_positions_is_refused() -> None:
     model = made(max_positions=128)
-    with pytest.raises(ValueError, match="use full, sliding_window or segment_recurrence"):
-        make_policy(policy).start(model.config, model.position, 1)
+    with pytest.raises(ValueError, match="that block_memory leaves out: use full, sliding_window, segment_recurrence"):
+        make_policy("block_memory").start(model.config, model.position, 1)
 
 
 def test_forgets_what_no_layer_hands_on() -> None:

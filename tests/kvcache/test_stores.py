@@ -92,8 +92,6 @@ def test_fewer_bits_come_nearer_the_more_they_are(model: Transformer, inner: obj
 @pytest.mark.parametrize("to", ["host", "file"])
 @pytest.mark.parametrize("inner", INNER + EVICTING, ids=str)
 def test_where_bytes_live_changes_no_answer(model: Transformer, inner: object, to: str, tmp_path: Path) -> None:
-    if inner in EVICTING[1:] and model.position.adds_bias:
-        pytest.skip("snapkv and per_head_budget refuse positions that weigh distances")
     tokens_BT, chunks = text(2, 400), [150, 1, 99, 130, *[1] * 20]
     folder = str(tmp_path) if to == "file" else None
     for within in (inner, {"policy": "quantized", "bits": 4, "inner": inner, "recent": 7}):

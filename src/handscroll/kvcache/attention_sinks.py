@@ -30,7 +30,7 @@ from handscroll.kvcache.tiles import Piece, pieces, side_by_side, widened
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
-from handscroll.model.position import Position, make_position
+from handscroll.model.position import Position, make_position, of_layer
 
 Index = TypeVar("Index", int, Tensor)
 
@@ -61,8 +61,8 @@ class AttentionSinks:
         refuse_unless_all_seen(config, "attention_sinks")
         sizes, shared, cuts = self.sizes(config.trained_window), PerForward(), PerForward()
         layers = [
-            SinksLayer(position, stores.tokens(rows, sizes.sinks, sizes.held), shared, cuts, sizes)
-            for _ in range(config.num_layers)
+            SinksLayer(of_layer(position, number), stores.tokens(rows, sizes.sinks, sizes.held), shared, cuts, sizes)
+            for number in range(config.num_layers)
         ]
         return LayeredCache(layers, shared, Origin(self, stores, position))
 

@@ -34,6 +34,8 @@ class FullLayer(LayerCache):
     reads_prefix = True
     # How many tokens a query sees, itself among them; None: all before it.
     window: int | None = None
+    # The first of the heads that are served: others weigh distances otherwise.
+    first_head = 0
 
     def __init__(self, position: Position, store: TokenStore, shared: PerForward):
         self.position = position
@@ -88,7 +90,8 @@ class FullLayer(LayerCache):
     def _masks_too_much(self, layout: Layout) -> bool:
         length = layout.index_BT.shape[1]
         most = UNMASKED if self._is_causal(layout) else MASKED
-        return length > 1 and not self._is_plain(layout) and length * self.store.used > most
+        needs_none = self._is_plain(layout) and not self.weighs
+        return length > 1 and not needs_none and length * self.store.used > most
 
     def _is_causal(self, layout: Layout) -> bool:
         """Whether the tokens stand side by side, each sees all that came before it, and nobody wants weights."""
@@ -123,10 +126,10 @@ class FullLayer(LayerCache):
         def weighed() -> Tensor:
             return self.with_bias(visible_B1TS, layout, query_layout, index_BS(), query_BHTD)
 
-        if self.weighs:
-            mask = (
-                self.shared.get(query_layout, f"bias {self.window}", weighed) if self.position.adds_bias else weighed()
-            )
+        if self.position.adds_bias:
+            mask = self.shared.get(query_layout, f"bias {self.window} {self.first_head}", weighed)
+        elif self.weighs:
+            mask = weighed()
         query_BHTD = self.asked(query_BHTD)
         value_BKSD = self.store.value_BKSD[:, :, :used]
         return attend(query_BHTD, key_BKSD, value_BKSD, mask, causal, layout.capture.weights)

@@ -7,7 +7,7 @@ from the text, never from the caller's chunks, and at most heavy + recent + tile
 
 All kv heads hold equally many tokens, in the order of the text. With positions "cache" a key stands at its slot: keys
 are held unrotated, and no distance exceeds the trained window, however long the text is. With "text", as in the paper,
-a key stands where it stood in the text, and is rotated once.
+a key stands where it stood in the text.
 
 Until something is dropped all queries are held, as everything can still be forgotten; from then on those of one tile.
 
@@ -24,16 +24,8 @@ import torch
 from torch import Tensor
 
 from handscroll.kvcache.archive import nbytes
-from handscroll.kvcache.full_layer import FullLayer
-from handscroll.kvcache.keeping import keep
-from handscroll.kvcache.layered import (
-    LayeredCache,
-    Origin,
-    PerForward,
-    refuse_unless_all_seen,
-    refuse_unless_turned_once,
-    tile_of,
-)
+from handscroll.kvcache.kept_layer import KeptLayer, Served
+from handscroll.kvcache.layered import LayeredCache, Origin, PerForward, refuse_unless_all_seen, tile_of
 from handscroll.kvcache.plan import Text, planned_layers, without_numbers
 from handscroll.kvcache.queries import Queries
 from handscroll.kvcache.scorers import attention_received
@@ -44,7 +36,7 @@ from handscroll.kvcache.tiles import Piece, pieces, side_by_side
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
-from handscroll.model.position import Position, make_position
+from handscroll.model.position import Position, make_position, of_layer
 
 POSITIONS = ("cache", "text")
 
@@ -75,13 +67,11 @@ class HeavyHitters:
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
         """ValueError where heavy, recent and tile together exceed the trained window that positions "cache" stay in."""
         refuse_unless_all_seen(config, "heavy_hitters")
-        if self.positions == "text":
-            refuse_unless_turned_once(config, position, "heavy_hitters with positions=text")
         sizes, shared, cuts = self.sizes(config.trained_window), PerForward(), PerForward()
-        layers = [
-            HeavyLayer(position, stores.tokens(rows, limit=sizes.attended), shared, cuts, sizes)
-            for _ in range(config.num_layers)
-        ]
+        layers = []
+        for number in range(config.num_layers):
+            own, store = of_layer(position, number), stores.tokens(rows, limit=sizes.attended)
+            layers.append(HeavyLayer(own, store, shared, Served.of(config, number), cuts, sizes))
         return LayeredCache(layers, shared, Origin(self, stores, position))
 
     def plan(self, config: ModelConfig, text: Text, stores: Stores = CONTIGUOUS) -> Bytes:
@@ -91,10 +81,12 @@ class HeavyHitters:
         """
         sizes, near = self.sizes(config.trained_window), without_numbers(stores)
         read = replace(text, tokens=min(text.tokens, sizes.attended), chunk=min(text.chunk, sizes.tile))
-        layer = FullLayer(make_position(config), near.tokens(text.rows, limit=sizes.attended), PerForward())
+        store, position = near.tokens(text.rows, limit=sizes.attended), of_layer(make_position(config), 0)
+        layer = KeptLayer(position, store, PerForward(), Served.of(config, config.num_layers - 1))
         held = planned_layers([layer], config, read, stores)
         votes = config.num_heads * config.head_width * read.tokens * text.dtype.itemsize
-        sums = config.num_kv_heads * sizes.budget * 4 if text.tokens > sizes.budget else 0
+        numbers = 2 if layer.looks_at_places and not sizes.in_cache else 1
+        sums = numbers * config.num_kv_heads * sizes.budget * 4 if text.tokens > sizes.budget else 0
         near_bytes = held.device + text.rows * (votes + sums)
         return Bytes(config.num_layers * near_bytes, config.num_layers * held.host)
 
@@ -136,15 +128,24 @@ class Sizes:
         return into_tile + (before.clamp(max=self.budget) if isinstance(before, Tensor) else min(before, self.budget))
 
 
-class HeavyLayer(FullLayer):
+class HeavyLayer(KeptLayer):
     """Reads tile by tile. What a row holds follows from its length: a store's index is a slot."""
 
     # What stays depends on who has asked.
     some_may_ask = False
     reads_prefix = False
 
-    def __init__(self, position: Position, store: TokenStore, shared: PerForward, cuts: PerForward, sizes: Sizes):
-        super().__init__(position, store, shared)
+    def __init__(
+        self,
+        position: Position,
+        store: TokenStore,
+        shared: PerForward,
+        served: Served,
+        cuts: PerForward,
+        sizes: Sizes,
+    ):
+        # In the cache no distance exceeds the trained window.
+        super().__init__(position, store, shared, served._replace(window=None) if sizes.in_cache else served)
         self.cuts, self.sizes = cuts, sizes
         self.read = [0] * len(store.lengths)
         self.queries = Queries(len(store.lengths))
@@ -152,7 +153,11 @@ class HeavyLayer(FullLayer):
 
     @property
     def rotates_at_use(self) -> bool:
-        return self.sizes.in_cache
+        return self.sizes.in_cache or super().rotates_at_use
+
+    @property
+    def looks_at_places(self) -> bool:
+        return not self.sizes.in_cache and super().looks_at_places
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -163,7 +168,9 @@ class HeavyLayer(FullLayer):
     ) -> Attended:
         assert asking is None, "all queries have a say in what stays"
         attended = []
-        for span, piece in self.cuts.get(layout, "pieces", lambda: self._pieces(layout)):
+        # Layouts of its own keep what is worked out from a layer's places apart from what others share.
+        cuts = PerForward() if self.looks_at_places else self.cuts
+        for span, piece in cuts.get(layout, "pieces", lambda: self._pieces(layout)):
             query_BHPD = query_BHTD[:, :, span]
             attended.append(super().attend(query_BHPD, key_BKTD[:, :, span], value_BKTD[:, :, span], piece))
             self._listen(query_BHPD, piece)
@@ -183,8 +190,9 @@ class HeavyLayer(FullLayer):
         return found
 
     def text_lengths(self, layout: Layout) -> Tensor:
-        """(B, 1): a query sees no more than budget and tile, however long the text is."""
-        return super().text_lengths(layout).clamp(max=self.sizes.attended)
+        """(B, 1): at slots a query sees no more than budget and tile, however long the text is."""
+        lengths_B1 = super().text_lengths(layout)
+        return lengths_B1.clamp(max=self.sizes.attended) if self.sizes.in_cache else lengths_B1
 
     def _listen(self, query_BHTD: Tensor, layout: Layout) -> None:
         """Queries wait until their tile is complete; where it is and the budget exceeded, tokens go (mutates)."""
@@ -201,24 +209,17 @@ class HeavyLayer(FullLayer):
             slots: list[Tensor | None] = [None] * len(self.read)
             for row in complete:
                 slots[row] = self._vote(row, held[row][0], layout)
-            keep(self.store, slots)
+            self.keep(slots)
 
     def _vote(self, row: int, key_KSD: Tensor, layout: Layout) -> Tensor:
         """(K, N): the slots of a row that stay, now that the waiting queries have voted, too (mutates)."""
-        query_HTD, stored, device = self.queries.of(row), key_KSD.shape[1], key_KSD.device
-        end = stored if self.sizes.in_cache else self.read[row]
-        asking_T = torch.arange(end - query_HTD.shape[1], end, device=device)
-        lengths = self.text_lengths(layout)[row] if self.position.depends_on_length else None
-        query_HTD = self.position.rotate(query_HTD[None], self.position.rotation(asking_T, lengths))[0]
-        bias_HTS = None
-        if self.sizes.in_cache:
-            slots_S = torch.arange(stored, device=device)
-            key_KSD = self.position.rotate(key_KSD[None], self.position.rotation(slots_S, lengths))[0]
-            bias_HTS = self.position.bias(asking_T, slots_S, lengths)
-        received_KS = attention_received(query_HTD, key_KSD, bias_HTS)
+        assert layout.totals is not None
+        end = key_KSD.shape[1] if self.sizes.in_cache else self.read[row]
+        received_KS = attention_received(self.meet(row, self.queries.of(row), key_KSD, end, layout.totals[row]))
         earlier_KS = self.received[row]
         if earlier_KS is not None:
             received_KS[:, : earlier_KS.shape[1]] += earlier_KS
+        stored, device = key_KSD.shape[1], key_KSD.device
         first = stored - self.sizes.recent
         heavy_KN = received_KS[:, :first].topk(self.sizes.heavy, dim=1).indices.sort(dim=1).values
         recent_KN = torch.arange(first, stored, device=device).expand(len(heavy_KN), -1)
@@ -228,7 +229,7 @@ class HeavyLayer(FullLayer):
         return kept_KN
 
     def bytes(self) -> Bytes:
-        stored = self.store.bytes()
+        stored = super().bytes()
         received = nbytes(*(received_KS for received_KS in self.received if received_KS is not None))
         return Bytes(stored.device + self.queries.nbytes() + received, stored.host)
 

@@ -110,8 +110,8 @@ class LayeredCache:
     def __init__(self, layers: Sequence[LayerCache], shared: PerForward, origin: Origin):
         if isinstance(origin.position, Relative) and not all(layer.is_of_one_layer for layer in layers):
             raise ValueError(
-                "this model's positions are relative, with weights in each layer that this cache policy leaves out: "
-                "use full, sliding_window or segment_recurrence"
+                "this model's positions are relative, with weights in each layer that block_memory leaves out: use "
+                "full, sliding_window, segment_recurrence, attention_sinks, heavy_hitters, snapkv or per_head_budget"
             )
         self.layers = list(layers)
         self._shared = shared
@@ -180,25 +180,6 @@ def refuse_unless_all_seen(config: ModelConfig, policy: str) -> None:
             f"{policy} chooses keys for softmax attention to all of a text, but this model was trained with "
             f"attention={attention_kind(config)}, which decides by itself what a token sees: use full "
             "(--cache full)"
-        )
-
-
-def refuse_unless_turned_once(config: ModelConfig, position: Position, policy: str) -> None:
-    """ValueError where a key that was turned when it came doesn't say by itself where it stands in the text.
-
-    So, too, where a layer has a window of its own: which keys are out of it, their slots don't tell.
-    """
-    if config.sliding_window is not None:
-        raise ValueError(
-            f"{policy} keeps keys from all over the text where they stood, but this model was trained to see "
-            f"{config.sliding_window:,} tokens (sliding_window): use full, sliding_window, attention_sinks, "
-            "block_memory, or heavy_hitters with positions=cache"
-        )
-    if position.depends_on_length or position.adds_bias:
-        raise ValueError(
-            f"{policy} keeps keys as their place in the text turned them, but this model's positions turn anew as a "
-            "text grows (dynamic NTK, LongRoPE) or weigh distances (ALiBi): use full, attention_sinks, or "
-            "heavy_hitters with positions=cache"
         )
 
 

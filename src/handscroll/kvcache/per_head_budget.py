@@ -55,7 +55,6 @@ class PerHeadBudget:
         return Rule("per_head_budget", SCORERS[self.scorer], allot, self.observation, self.budget, self.share)
 
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
-        """ValueError where positions depend on the length of the text."""
         return self.rule().start(config, Origin(self, stores, position), rows, [1] * config.num_kv_heads)
 
     def plan(self, config: ModelConfig, text: Text, stores: Stores = CONTIGUOUS) -> Bytes:

@@ -3,7 +3,7 @@
 A prompt ends where a layout's `totals` are reached; where nothing is told, with every forward of more than one token.
 Until then all keys are held: the peak of memory is that of `full`. At the end the scorer rates all keys but the last
 `observation`, which stay; a layer's kv heads share what the budget leaves. Everything that is held is rated again at
-the end of the next prompt; generated tokens stay until then. Keys are rotated once, at their place in the text.
+the end of the next prompt; generated tokens stay until then. What stays keeps its place in the text (`kept_layer.py`).
 
 Letters: B rows, T tokens, S slots, E earlier slots, H heads, K kv heads, N kept slots, D head width.
 """
@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Self
 
 import torch
@@ -21,15 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handscroll.kvcache.full_layer import FullLayer
-from handscroll.kvcache.keeping import keep
-from handscroll.kvcache.layered import (
-    LayerCache,
-    LayeredCache,
-    Origin,
-    PerForward,
-    refuse_unless_all_seen,
-    refuse_unless_turned_once,
-)
+from handscroll.kvcache.kept_layer import KeptLayer, Served
+from handscroll.kvcache.layered import LayerCache, LayeredCache, Origin, PerForward, refuse_unless_all_seen
 from handscroll.kvcache.plan import Text, planned_layers, without_numbers
 from handscroll.kvcache.queries import Queries
 from handscroll.kvcache.scorers import Scorer
@@ -38,7 +32,7 @@ from handscroll.kvcache.stores import Stores
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.memory import Attended, Bytes
-from handscroll.model.position import make_position
+from handscroll.model.position import make_position, of_layer
 
 # Of a text, where neither a number of tokens nor a share is chosen.
 SHARE = 0.25
@@ -76,11 +70,15 @@ class Rule:
     def start(self, config: ModelConfig, origin: Origin, rows: int, heads: Sequence[int]) -> LayeredCache:
         """A cache whose layers hold these numbers of kv heads side by side, each in a store of its own."""
         refuse_unless_all_seen(config, self.policy)
-        refuse_unless_turned_once(config, origin.position, self.policy)
         shared, places = PerForward(), PerForward()
+        spans = [slice(*span) for span in pairwise(accumulate(heads, initial=0))]
         layers = []
-        for _ in range(config.num_layers):
-            parts = [FullLayer(origin.position, origin.stores.tokens(rows), shared) for _ in heads]
+        for number in range(config.num_layers):
+            position = of_layer(origin.position, number)
+            parts = [
+                KeptLayer(position, origin.stores.tokens(rows), shared, Served.of(config, number, span))
+                for span in spans
+            ]
             layers.append(PromptLayer(self, parts, heads, places))
         return LayeredCache(layers, shared, origin)
 
@@ -96,8 +94,9 @@ class Rule:
 class PromptLayer(LayerCache):
     """`parts`: memories of some kv heads each, which hold equally many tokens; a part's index is a slot."""
 
-    def __init__(self, rule: Rule, parts: Sequence[FullLayer], heads: Sequence[int], places: PerForward):
+    def __init__(self, rule: Rule, parts: Sequence[KeptLayer], heads: Sequence[int], places: PerForward):
         self.rule, self.parts, self.heads, self.places = rule, list(parts), tuple(heads), places
+        self.position = parts[0].position
         rows = len(parts[0].store.lengths)
         self.read = [0] * rows
         # The length that each row had when it last dropped something.
@@ -136,11 +135,14 @@ class PromptLayer(LayerCache):
         group = query_BHTD.shape[1] // sum(self.heads)
         return query_BHTD.split_with_sizes([group * heads for heads in self.heads], dim=1)
 
-    def _in_slots(self, layout: Layout, part: FullLayer) -> Layout:
-        """The layout with slots of a part for indices; positions stay those of the text."""
+    def _in_slots(self, layout: Layout, part: KeptLayer) -> Layout:
+        """The layout with slots of a part for indices; positions and lengths stay those of the text."""
         slots = tuple(part.store.lengths)
         if slots == layout.starts:
             return layout
+        assert layout.starts is not None and layout.lengths is not None
+        ends = [start + length for start, length in zip(layout.starts, layout.lengths, strict=True)]
+        totals = tuple(map(max, ends, layout.totals or ends))
 
         def moved() -> Layout:
             index_BT = layout.index_BT
@@ -148,9 +150,11 @@ class PromptLayer(LayerCache):
                 torch.tensor(slots, device=index_BT.device)[:, None]
                 - torch.tensor(layout.starts, device=index_BT.device)[:, None]
             )
-            return replace(layout, index_BT=torch.where(index_BT < 0, index_BT, index_BT + shift_B1), starts=slots)
+            index_BT = torch.where(index_BT < 0, index_BT, index_BT + shift_B1)
+            return replace(layout, index_BT=index_BT, starts=slots, totals=totals)
 
-        return self.places.get(layout, f"from {slots}", moved)
+        # A layout of its own keeps what is worked out from a part's places apart from what others share.
+        return moved() if part.looks_at_places else self.places.get(layout, f"from {slots}", moved)
 
     def _listen(self, query_BHTD: Tensor, layout: Layout) -> list[int]:
         """Holds the queries that will vote (mutates). Returns the rows whose prompt ends here."""
@@ -194,23 +198,20 @@ class PromptLayer(LayerCache):
         del held
         for part, slots_of_rows in zip(self.parts, kept, strict=True):
             if any(slots_KN is not None for slots_KN in slots_of_rows):
-                keep(part.store, slots_of_rows)
+                part.keep(slots_of_rows)
 
     def _scores(self, row: int, keys: Sequence[Tensor]) -> list[Tensor]:
         """(E,) for each kv head: how much its earlier keys matter; E is 0 in a text within the observation."""
-        scorer, position = self.rule.scorer, self.parts[0].position
-        if scorer.voters == "none":
-            queries: Sequence[Tensor] = [key_KSD[:, :0] for key_KSD in keys]
+        if self.rule.scorer.voters == "none":
+            queries = [key_KSD[:, :0].repeat_interleave(self.parts[0].group, 0) for key_KSD in keys]
         else:
-            query_1HTD = self.queries.of(row)[None]
-            end, device = self.read[row], query_1HTD.device
-            rotation = position.rotation(torch.arange(end - query_1HTD.shape[2], end, device=device))
-            queries = [part_1HTD[0] for part_1HTD in self._split(position.rotate(query_1HTD, rotation))]
+            queries = [part_1HTD[0] for part_1HTD in self._split(self.queries.of(row)[None])]
         found: list[Tensor] = []
-        for query_HTD, key_KSD in zip(queries, keys, strict=True):
+        for part, query_HTD, key_KSD in zip(self.parts, queries, keys, strict=True):
             earlier = max(0, key_KSD.shape[1] - self.rule.observation)
             if earlier:
-                found.extend(scorer.scores(query_HTD, key_KSD, earlier))
+                met = part.meet(row, query_HTD, key_KSD, self.read[row], self.read[row])
+                found.extend(self.rule.scorer.scores(met, earlier))
             else:
                 found.extend(key_KSD.new_zeros(len(key_KSD), 0))
         return found

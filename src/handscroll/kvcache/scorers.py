@@ -1,8 +1,7 @@
 """How much each cached key matters: pure functions of the queries that have a say and of the keys.
 
 A scorer gives one number for every key and kv head; the largest stay. `voters` says whose queries it needs: the "last"
-ones of a prompt, "all" of it, or "none". Queries and keys are turned as they were when they met; of T queries the last
-one stands in the last slot.
+ones of a prompt, "all" of it, or "none". Queries and keys come as they meet (`kept_layer.py`).
 
 To add one: write a class below and one line in `SCORERS`.
 
@@ -19,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from handscroll.kvcache.kept_layer import Met
+
 # Scores that exist at a time.
 SCORES = 1 << 22
 
@@ -29,7 +30,7 @@ class Scorer(Protocol):
     @property
     def voters(self) -> str: ...
 
-    def scores(self, query_HTD: Tensor, key_KSD: Tensor, earlier: int) -> Tensor:
+    def scores(self, met: Met, earlier: int) -> Tensor:
         """(K, E) float32: of the first `earlier` slots."""
 
 
@@ -51,8 +52,8 @@ class Observed:
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"kernel={self.kernel}: an odd number of tokens, 1 (no pooling) or more")
 
-    def scores(self, query_HTD: Tensor, key_KSD: Tensor, earlier: int) -> Tensor:
-        votes_KE = attention_received(query_HTD, key_KSD)[:, :earlier]
+    def scores(self, met: Met, earlier: int) -> Tensor:
+        votes_KE = attention_received(met)[:, :earlier]
         if self.pooling == "max":
             return F.max_pool1d(votes_KE, self.kernel, stride=1, padding=self.kernel // 2)
         return F.avg_pool1d(votes_KE, self.kernel, stride=1, padding=self.kernel // 2)
@@ -64,8 +65,8 @@ class Received:
 
     voters = "all"
 
-    def scores(self, query_HTD: Tensor, key_KSD: Tensor, earlier: int) -> Tensor:
-        return attention_received(query_HTD, key_KSD)[:, :earlier]
+    def scores(self, met: Met, earlier: int) -> Tensor:
+        return attention_received(met)[:, :earlier]
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class KeyNorm:
 
     voters = "none"
 
-    def scores(self, query_HTD: Tensor, key_KSD: Tensor, earlier: int) -> Tensor:
-        norm_KE = key_KSD[:, :earlier].float().norm(dim=-1)
+    def scores(self, met: Met, earlier: int) -> Tensor:
+        norm_KE = met.key_KSD[:, :earlier].float().norm(dim=-1)
         scores_KE: Tensor = norm_KE.mean(dim=-1, keepdim=True) / norm_KE.clamp(min=torch.finfo(torch.float32).tiny)
         return scores_KE
 
@@ -83,23 +84,22 @@ class KeyNorm:
 SCORERS: dict[str, Scorer] = {"observed": Observed(), "received": Received(), "key_norm": KeyNorm()}
 
 
-def attention_received(query_HTD: Tensor, key_KSD: Tensor, bias_HTS: Tensor | None = None) -> Tensor:
-    """(K, S) float32: attention that each key gets from T queries, which stand in the last T slots.
-
-    Summed over queries, averaged over the heads of a kv head's group. `bias_HTS` is added to scores.
-    """
-    num_heads, length, width = query_HTD.shape
-    num_kv_heads, stored, _ = key_KSD.shape
-    received_KS = torch.zeros(num_kv_heads, stored, device=key_KSD.device)
-    slots_S = torch.arange(stored, device=key_KSD.device)
-    scaled_KGTD = (query_HTD / math.sqrt(width)).view(num_kv_heads, -1, length, width)
+def attention_received(met: Met) -> Tensor:
+    """(K, S) float32: attention that each key gets, summed over queries, averaged over the heads of its group."""
+    num_heads, length, width = met.query_HTD.shape
+    num_kv_heads, stored, _ = met.key_KSD.shape
+    received_KS = torch.zeros(num_kv_heads, stored, device=met.key_KSD.device)
+    scaled_HTD = met.query_HTD / math.sqrt(width)
     step = max(1, SCORES // (num_heads * stored))
     for first in range(0, length, step):
-        part_KGTD = scaled_KGTD[:, :, first : first + step]
-        own_T1 = slots_S[stored - length + first :][: part_KGTD.shape[2], None]
-        scores_KGTS = (part_KGTD @ key_KSD[:, None].transpose(-1, -2)).float()
-        if bias_HTS is not None:
-            scores_KGTS += bias_HTS[:, first : first + step].view(scores_KGTS.shape)
-        weights_KGTS = scores_KGTS.masked_fill_(slots_S > own_T1, float("-inf")).softmax(dim=-1)
-        received_KS += weights_KGTS.sum(dim=2).mean(dim=1)
+        span = slice(first, first + step)
+        part_KGTD = torch.unflatten(scaled_HTD[:, span], 0, (num_kv_heads, -1))
+        scores_HTS = (part_KGTD @ met.key_KSD[:, None].transpose(-1, -2)).float().flatten(0, 1)
+        mask_HTS = met.mask(span)[0]
+        if mask_HTS.dtype == torch.bool:
+            scores_HTS.masked_fill_(~mask_HTS, float("-inf"))
+        else:
+            scores_HTS += mask_HTS
+        votes_HS = scores_HTS.softmax(dim=-1).sum(dim=1)
+        received_KS += torch.unflatten(votes_HS, 0, (num_kv_heads, -1)).mean(dim=1)
     return received_KS

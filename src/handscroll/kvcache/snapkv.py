@@ -48,7 +48,6 @@ class SnapKV:
         return Rule("snapkv", scorer, evenly, self.observation, self.budget, self.share)
 
     def start(self, config: ModelConfig, position: Position, rows: int, stores: Stores = CONTIGUOUS) -> LayeredCache:
-        """ValueError where positions depend on the length of the text."""
         return self.rule().start(config, Origin(self, stores, position), rows, [config.num_kv_heads])
 
     def plan(self, config: ModelConfig, text: Text, stores: Stores = CONTIGUOUS) -> Bytes:

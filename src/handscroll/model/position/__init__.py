@@ -68,7 +68,8 @@ class Position(Protocol):
     def bias(self, query_positions: Tensor, key_positions: Tensor, lengths: Tensor | None = None) -> Tensor | None:
         """What is added to scores, (H, T, S) or (B, H, T, S) float32; None where the position adds none.
 
-        Positions are (T,) and (S,), or (B, T) and (B, S); `lengths` as above, those of the queries' texts.
+        Positions are (T,) and (S,), or (B, T) and (B, S), or (B, K, S) where kv heads hold different keys; `lengths` as
+        above, those of the queries' texts.
         """
 
 
@@ -127,6 +128,11 @@ def of_layer(position: Position, number: int) -> Position:
     return position.layer(number) if isinstance(position, Relative) else position
 
 
+def of_heads(position: Position, heads: slice) -> Position:
+    """What the memory of some heads asks: a position that weighs distances does so in each by its own measure."""
+    return position.of_heads(heads) if isinstance(position, Alibi | RelativeLayer) else position
+
+
 def rotation_of(position: Position, layout: Layout, asking: Layout | None = None) -> Rotation:
     """The rotation of a layout's tokens, or of those `asking` that were picked from it, in texts of its lengths."""
     lengths_BT = layout.text_lengths(asking) if position.depends_on_length else None
@@ -173,6 +179,7 @@ __all__ = [
     "YarnOptions",
     "bias_of",
     "make_position",
+    "of_heads",
     "of_layer",
     "rotation_at",
     "rotation_of",

@@ -8,8 +8,9 @@ Letters: H heads, T queries, S keys; ... a batch or nothing.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -44,12 +45,23 @@ class Alibi:
     def bias(self, query_positions: Tensor, key_positions: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(..., H, T, S) float32: -slope * distance (section 3), for queries (..., T) and keys (..., S).
 
-        `lengths` as in `rotation`, of the texts that the queries belong to. A key behind its query, which only tokens
-        that look across rows can see, loses as much as one before it.
+        Where kv heads hold different keys, these are (B, K, S) and queries (B, T). `lengths` as in `rotation`, of the
+        texts that the queries belong to. A key behind its query, which only tokens that look across rows can see, loses
+        as much as one before it.
         """
-        distance = (query_positions[..., :, None] - key_positions[..., None, :]).abs()
+        if key_positions.dim() == 3:
+            key_positions = key_positions.repeat_interleave(len(self.slopes_H) // key_positions.shape[1], 1)
+        else:
+            key_positions = key_positions[..., None, :]
+        distance = (query_positions[..., None, :, None] - key_positions[..., None, :]).abs()
         slopes_HT1 = self.slopes_at(lengths, query_positions.device).movedim(-1, -2)[..., None]
-        return -slopes_HT1 * distance[..., None, :, :]
+        return -slopes_HT1 * distance
+
+    def of_heads(self, heads: slice) -> Self:
+        """That of some of the heads."""
+        part = copy(self)
+        part.slopes_H = self.slopes_H[heads]
+        return part
 
     def slopes_at(self, lengths: Tensor | None, device: torch.device) -> Tensor:
         """(..., H) float32: those in texts of these lengths (...), here the same in all: (1, H)."""

@@ -17,6 +17,7 @@ is h / (H - 1). `times` is the quotient of the largest distances, (length - 1) /
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -39,6 +40,11 @@ class DynamicAlibi(Alibi):
         span = steepness_H.max() - steepness_H.min()
         # A single head has to reach as far as the text does.
         self.reach_H = (steepness_H.max() - steepness_H) / span if span else torch.ones_like(steepness_H)
+
+    def of_heads(self, heads: slice) -> Self:
+        part = super().of_heads(heads)
+        part.reach_H = self.reach_H[heads]
+        return part
 
     def slopes_at(self, lengths: Tensor | None, device: torch.device) -> Tensor:
         if lengths is None or int(lengths.max()) - 1 <= self.farthest:

@@ -60,19 +60,26 @@ class Relative(Absolute, nn.Module):
 class RelativeLayer(Absolute):
     """The position of one layer; it knows no weights of its own, so that the model's are saved once."""
 
-    def __init__(self, whole: Relative, place: int):
-        self.whole, self.place = whole, place
+    def __init__(self, whole: Relative, place: int, heads: slice = slice(None)):
+        self.whole, self.place, self.heads = whole, place, heads
+
+    def of_heads(self, heads: slice) -> RelativeLayer:
+        """That of some of the heads."""
+        return RelativeLayer(self.whole, self.place, heads)
 
     def asked(self, query_BHTD: Tensor) -> Tensor:
         """q + u: what is compared with keys."""
-        return query_BHTD + self.whole.u.to(query_BHTD.dtype)[:, None]
+        return query_BHTD + self.whole.u[self.heads].to(query_BHTD.dtype)[:, None]
 
     def said(self, query_BHTD: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         """(B, H, T, S): what distances add to scores, which are divided by sqrt(D) already.
 
-        Positions are (T,) or (B, T), and (S,) or (B, S).
+        Positions are (T,) or (B, T), and (S,) or (B, S), or (B, K, S) where kv heads hold different keys.
         """
         whole = self.whole
+        if key_positions.dim() == 3:
+            key_positions = key_positions.repeat_interleave(query_BHTD.shape[1] // key_positions.shape[1], 1)
+            query_positions = query_positions[..., None, :]
         distance = query_positions[..., :, None] - key_positions[..., None, :]
         if not whole.sees_ahead:
             # A key behind its query is hidden; what its distance would say is no matter.
@@ -82,9 +89,9 @@ class RelativeLayer(Absolute):
             distance_N, place = torch.arange(lowest, highest + 1, device=distance.device), distance - lowest
         else:
             distance_N, place = torch.unique(distance, return_inverse=True)
-        from_BHTD = query_BHTD + whole.v.to(query_BHTD.dtype)[:, None]
+        from_BHTD = query_BHTD + whole.v[self.heads].to(query_BHTD.dtype)[:, None]
         said_BHTN = from_BHTD @ self._keys(distance_N, query_BHTD.dtype) / math.sqrt(query_BHTD.shape[-1])
-        place_BHTS = (place if place.dim() == 2 else place[:, None]).expand(*said_BHTN.shape[:2], -1, -1)
+        place_BHTS = (place[:, None] if place.dim() == 3 else place).expand(*said_BHTN.shape[:2], -1, -1)
         return said_BHTN.gather(-1, place_BHTS)
 
     def _keys(self, distance_N: Tensor, dtype: torch.dtype) -> Tensor:
@@ -92,4 +99,4 @@ class RelativeLayer(Absolute):
         angles = distance_N.to(torch.float64)[:, None] * self.whole.frequencies.to(distance_N.device)
         sinusoid_NE = torch.cat((angles.sin(), angles.cos()), dim=-1)
         keys_NF: Tensor = self.whole.r[self.place](sinusoid_NE.to(self.whole.u.dtype))
-        return keys_NF.to(dtype).view(-1, *self.whole.u.shape).permute(1, 2, 0)
+        return keys_NF.to(dtype).view(-1, *self.whole.u.shape).permute(1, 2, 0)[self.heads]
