@@ -239,14 +239,19 @@ def test_every_position_in_a_model(options: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(load_model(tmp_path / "out")(tokens_BT, layout), logits, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("pairing", "share"), [("halves", 1.0), ("adjacent", 0.5)])
-@pytest.mark.parametrize("options", ROTARY, ids=lambda options: type(options).__name__)
+# Positions in two axes pair halves only.
+ADJACENT = [(options, "adjacent", 0.5) for options in ROTARY if isinstance(options, RopeOptions)]
+
+
+@pytest.mark.parametrize(
+    ("options", "pairing", "share"),
+    [(options, "halves", 1.0) for options in ROTARY] + ADJACENT,
+    ids=lambda value: str(value) if isinstance(value, str | float) else type(value).__name__,
+)
 def test_rotary_position(options: Any, pairing: str, share: float) -> None:
     pairs = int(CONFIG.head_width * share) // 2
     if isinstance(options, RopeOptions):
         options = dataclasses.replace(options, pairing=pairing, share=share)
-    elif pairing == "adjacent":
-        pytest.skip("positions in two axes pair halves only")
     if isinstance(options, LongRopeOptions):
         short, long = options.short_factor[:pairs], options.long_factor[:pairs]
         options = dataclasses.replace(options, short_factor=short, long_factor=long)
