@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from handscroll.kvcache import (
     POLICIES,
@@ -19,13 +20,15 @@ from handscroll.kvcache import (
     make_policy,
 )
 from handscroll.measure import policies
+from handscroll.measure.attended import attended_keys
 from handscroll.measure.extrapolation import extrapolate_chunks
 from handscroll.measure.policies import AskStep, measure_policy
 from handscroll.measure.probes import Probe, TokenSpans, make_probes
 from handscroll.measure.reading import Chunk, ReadStep
 from handscroll.measure.recall import Outcome
 from handscroll.measure.results import PolicyResult, Recall, extrapolate, policy_name, policy_table
-from handscroll.model import Cache, Transformer
+from handscroll.model import Cache, ModelConfig, Transformer
+from handscroll.model.slots import Learned2dOptions, LearnedOptions, PositionOptions
 from handscroll.text import Tokenizer
 from handscroll.text.chronicle import Document, even_questions
 
@@ -140,6 +143,17 @@ def test_attended_keys_are_counted_in_the_weights(
         assert result.attended == attended
     assert result.perplexity is None
     assert result.recall.share is None
+
+
+@pytest.mark.parametrize("position", [LearnedOptions(), Learned2dOptions()], ids=["learned", "learned_2d"])
+def test_attended_keys_of_a_text_that_fills_a_table_of_learnt_positions(position: PositionOptions) -> None:
+    config = ModelConfig(97, 32, 1, 4, 2, 8, 32, max_positions=40, position=position)
+    model = Transformer(config, seed=1).requires_grad_(False)
+    for policy, attended in ((Full(), 40), (SlidingWindow(window=9), 9)):
+        cache = policy.start(config, model.position, 1)
+        ids = list(range(40))
+        model.hidden(torch.tensor([ids]), cache=cache)
+        assert attended_keys(model, cache, ids) == attended
 
 
 def test_blocks_that_end_with_sentences_are_told_where_these_end(

@@ -243,6 +243,10 @@ def test_a_position_without_a_vector_is_refused() -> None:
     packed = Layout.packed(torch.arange(9).expand(2, 9), torch.arange(9).expand(2, 9), torch.zeros(2, 9).long())
     with pytest.raises(ValueError, match="position 8"):
         model(TOKENS_BT, packed)
+    skipped = Layout.rows([4, 4])
+    skipped = dataclasses.replace(skipped, positions_BTP=skipped.positions_BTP + 5)
+    with pytest.raises(ValueError, match="position 8"):
+        model(TOKENS_BT[:, :4], skipped)
 
 
 def test_shared_layers_are_one() -> None:

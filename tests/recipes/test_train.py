@@ -172,6 +172,10 @@ def test_a_bad_corpus_is_refused_before_anything_is_written(case: str, recipe: d
         (["data.files=missing.txt"], "missing.txt does not exist"),
         (["objective=sft"], r"corpus\.txt: a row of kind text, and sft learns from completion, messages"),
         (["train.window=64"], "train.window=64 is more than the model's window, 32"),
+        (
+            ["model.position=learned", "train.skip_positions={to: 64}"],
+            r"skip_positions\.to=64 .* vectors for 32 positions and none for others; change it, or start a model with a",
+        ),
         (["tokenizer.vocab_size=100"], "vocab_size is 100; it must be at least 263"),
     ],
 )

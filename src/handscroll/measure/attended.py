@@ -6,11 +6,13 @@ Letters: B batch, T tokens, S keys, H heads, K kv heads.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from handscroll.model import Cache, Capture, Layout, Transformer
+from handscroll.model.slots import Learned2dOptions, LearnedOptions
 
 # Covers a whole tile of any policy, whatever the place of the first query in its tile.
 QUERIES = 128
@@ -20,8 +22,8 @@ WEIGHT_BYTES = 2**26
 def attended_keys(model: Transformer, cache: Cache, ids: Sequence[int]) -> int:
     """The most keys with a weight above zero that any query, layer and kv head attends to behind what was read.
 
-    Forks of the one-row cache read the last tokens of `ids` once more for it. Never more than were read: the count
-    speaks of the text, not of the further queries.
+    Forks of the one-row cache read the last tokens of `ids` once more for it, in a model with learnt positions at the
+    last of these. Never more than were read: the count speaks of the text, not of the further queries.
     """
     alone = _weights(model, cache, ids[-1:])
     # A full cache's weights are (queries x length): long ones are looked at with few queries, and need no more.
@@ -39,5 +41,7 @@ def attended_keys(model: Transformer, cache: Cache, ids: Sequence[int]) -> int:
 def _weights(model: Transformer, cache: Cache, ids: Sequence[int]) -> tuple[Tensor, ...]:
     fork = cache.select([0])
     layout = Layout.rows([len(ids)], fork.lengths, device=model.device, capture=Capture(weights=True))
+    if isinstance(model.config.position, LearnedOptions | Learned2dOptions):
+        layout = replace(layout, positions_BTP=layout.positions_BTP.clamp(max=model.config.max_positions - 1))
     with torch.inference_mode():
         return model.hidden(torch.tensor([list(ids)], device=model.device), layout, fork).weights

@@ -22,6 +22,7 @@ from handscroll.model import ModelConfig, Transformer
 from handscroll.model.checkpoint import load_model, replacing, resolve
 from handscroll.model.footprint import Footprint, parameter_count, require, training_bytes
 from handscroll.model.sharing import share_heads
+from handscroll.model.slots import Learned2dOptions, LearnedOptions
 from handscroll.model.stretching import with_config
 from handscroll.recipes.data import Watch, check_enough, clearing, read_data, unwatched
 from handscroll.recipes.devices import training_device
@@ -268,9 +269,16 @@ def _window(recipe: Recipe, config: ModelConfig) -> int:
         raise ValueError(f"train.window={window} is more than the model's window, {longest}: make it smaller")
     skip = recipe.train.skip_positions
     if skip is not None and not window <= skip.to <= longest:
+        learnt = isinstance(config.position, LearnedOptions | Learned2dOptions)
+        way_out = (
+            f"the model has learnt vectors for {longest} positions and none for others; change it, or start a model "
+            "with a larger model.window"
+            if learnt
+            else "change it, or stretch the model (model.stretch)"
+        )
         raise ValueError(
             f"train.skip_positions.to={skip.to} must lie between train.window, {window}, and the model's window, "
-            f"{longest}: change it, or stretch the model (model.stretch)"
+            f"{longest}: {way_out}"
         )
     return window
 

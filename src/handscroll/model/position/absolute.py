@@ -52,7 +52,7 @@ class Learned(nn.Embedding):
 
     def embed(self, layout: Layout, axis: int = 0) -> Tensor:
         """(B, T, E), or (1, T, E) where rows stand alike. Raises ValueError for a position without a vector."""
-        highest = _highest(layout, axis)
+        highest = int(layout.axis(axis).max())
         if highest >= self.num_embeddings:
             raise ValueError(
                 f"position {highest}: this model has learnt vectors for its first {self.num_embeddings:,} positions "
@@ -99,12 +99,3 @@ ADDED: dict[type[PositionOptions], Callable[[int, int], Any]] = {
 def _positions(layout: Layout, axis: int) -> Tensor:
     positions_BT = layout.axis(axis)
     return positions_BT[:1] if layout.stands_alike else positions_BT
-
-
-def _highest(layout: Layout, axis: int) -> int:
-    """The host knows it for plain rows; else a device has to be asked."""
-    if axis >= layout.positions_BTP.shape[-1]:
-        return 0
-    if layout.positions_BTP.shape[-1] == 1 and layout.starts is not None and layout.lengths is not None:
-        return max(start + length for start, length in zip(layout.starts, layout.lengths, strict=True)) - 1
-    return int(layout.axis(axis).max())
