@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LongformerConfig
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
-from handscroll.model import Layout, ModelConfig, Transformer, load_model, save_model
+from handscroll.model import Capture, Layout, ModelConfig, Transformer, load_model, save_model
 from handscroll.model.attention import (
     LinearAttentionOptions,
     LowRankOptions,
@@ -183,6 +183,25 @@ def test_pooled_attention_written_out(pooling: Any) -> None:
             weights = (torch.stack(keys) @ turned(query[0, head, place], place) / 6**0.5).softmax(0)
             expected = weights @ torch.stack(values)
             torch.testing.assert_close(out_BHTD[0, head, place], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("options", [RopeOptions(), AlibiOptions()], ids=["rope", "alibi"])
+def test_pooled_attention_in_spans_has_the_gradients_of_the_whole(options: Any) -> None:
+    """Where weights are captured all queries are answered together, and nothing anew."""
+    pooled = PooledOptions(window=20, stride=4)
+    config = dataclasses.replace(CONFIG, attention=pooled, position=options, max_positions=300)
+    generator, attention = torch.Generator().manual_seed(0), make_attention(config)
+    given = [torch.randn(2, heads, 300, 6, generator=generator).requires_grad_() for heads in (4, 2, 2)]
+    outs, gradients = [], []
+    for weights in (False, True):
+        layout = Layout.rows([300, 201], capture=Capture(weights=weights))
+        memory = direct_memories(config, make_position(config), layout, 0.0)[0]
+        out_BHTD, _ = attention.attend(memory, *given, layout, None)  # type: ignore[operator]
+        real = [out_BHTD[0], out_BHTD[1, :, :201]]
+        outs.append(torch.cat(real, 1))
+        gradients.append(torch.autograd.grad(outs[-1].sin().sum(), given))
+    torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("shared", ["none", "heads", "key_value"])

@@ -3,8 +3,8 @@
 Compression by a factor, by the mean or a learnt strided convolution, is the Compressive Transformer's (arXiv
 1911.05507, section 3.1); here heads' keys and values are pooled, unturned, and a pooled key stands where the last token
 of its stretch stood. A stretch is pooled as a whole once the window has left it, so that nothing is seen twice, nothing
-is missing, and nothing that comes later is in it. Time, and in training memory, grow with the square of the text
-over the stride; a cache by a key and a value per stride.
+is missing, and nothing that comes later is in it. Time grows with the square of the text over the stride; memory
+with the text, in training, too; a cache by a key and a value per stride.
 
 Letters: B batch, T tokens, S slots (N stretches of L), H heads, K kv heads, D head width, C some query slots.
 """
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from handscroll.kernels.attention import additive, attention, attention_with_weights
 from handscroll.model.attention.blocks import text_blocks
@@ -63,16 +65,10 @@ class PooledOptions(AttentionOptions):
         return (place - self.window + 1).clamp(min=0) // self.stride * self.stride
 
     def further_activations(self, config: ModelConfig) -> int:
-        """The queries once more; keys and values of each span's window and of what is pooled before, for every head."""
+        """What is pooled, and was convolved; no log-sum-exp, and the output once: spans are answered anew."""
         heads_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
-        stretches = config.max_positions // self.stride
-        # Of the window whole spans are laid beside the queries.
-        number = -(-config.max_positions // SPAN)
-        reach = min(number, 1 + -(-(self.window + self.stride - 2) // SPAN))
-        spans = reach - reach * (reach - 1) / (2 * number)
-        beside = int(2 * heads_width * (spans + stretches / 2 / SPAN))
         convolved = 2 * kv_width if self.pooling == "convolution" else 0
-        return heads_width + beside - 2 * kv_width + convolved
+        return convolved + 2 * kv_width // self.stride - heads_width - config.num_heads
 
 
 Pool = Callable[[Tensor], Tensor]
@@ -154,8 +150,6 @@ class PooledMemory:
             lengths_BT = layout.text_lengths().expand(-1, layout.index_BT.shape[1])
             self.length_BS = self.blocks.in_slots(lengths_BT, 1)
         length_BN = None if self.length_BS is None else torch.unflatten(self.length_BS, 1, (-1, stride)).amax(-1)
-        # By the first query of a span: made for the first layer, used by all.
-        self.masks: dict[int, Tensor] = {}
         self.pooled_rotation = rotation_at(position, position_BSP[:, stride - 1 :: stride], length_BN)
 
     def attend(
@@ -186,14 +180,22 @@ class PooledMemory:
         for number, query_BHCD in enumerate(queries):
             first, last = number * SPAN, min((number + 1) * SPAN, blocks.slots)
             earliest = max(0, first - self.options.window - stride + 2) // SPAN
-            near, pooled = slice(earliest * SPAN, last), last // stride
-            keys = torch.cat((pooled_key[:, :, :pooled], *near_keys[earliest : number + 1]), 2)
-            values = torch.cat((pooled_value[:, :, :pooled], *near_values[earliest : number + 1]), 2)
-            if first not in self.masks:
-                self.masks[first] = self._mask(slice(first, last), near, pooled)
-            mask = self.masks[first]
-            outs.append(attention(query_BHCD, keys, values, mask, False, self.dropout))
+            asking, near = slice(first, last), slice(earliest * SPAN, last)
+            answer = partial(self._answer, partial(self._mask, asking, near, last // stride), last // stride)
+            laid = pooled_key, *near_keys[earliest : number + 1], pooled_value, *near_values[earliest : number + 1]
+            if torch.is_grad_enabled():
+                # Side by side, what the spans see grows with the square of the text: the way back lays it out anew.
+                kept = self.dropout > 0
+                outs.append(checkpoint(answer, query_BHCD, *laid, use_reentrant=False, preserve_rng_state=kept))
+            else:
+                outs.append(answer(query_BHCD, *laid))
         return Attended(blocks.collect(torch.cat(outs, 2), length), None)
+
+    def _answer(self, mask: Callable[[], Tensor], pooled: int, query_BHCD: Tensor, *laid: Tensor) -> Tensor:
+        """(B, H, C, D) of a span. `laid`: all pooled keys, of which `pooled` are seen, near ones, then their values."""
+        half = len(laid) // 2
+        keys, values = (torch.cat((first[:, :, :pooled], *near), 2) for first, *near in (laid[:half], laid[half:]))
+        return attention(query_BHCD, keys, values, mask(), False, self.dropout)
 
     def _mask(self, asking: slice, near: slice, pooled: int) -> Tensor:
         """(B, 1 or H, C, pooled + near): who sees the first `pooled` stretches and the slots `near`, with the bias."""
