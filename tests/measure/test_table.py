@@ -34,6 +34,14 @@ def test_missing_values_are_said_to_be_missing() -> None:
     assert "131,072" in shown
 
 
+def test_a_long_name_goes_on_in_the_next_line() -> None:
+    console = Console(file=io.StringIO(), width=30)
+    console.print(Table("Parameters", ("module", "total"), (("feedforward.experts.projection", 7),)).to_rich())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    cells = [line.split("│")[1].strip() for line in shown.splitlines() if "│" in line]
+    assert "".join(cells) == "feedforward.experts.projection"
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(None, "not available"), (True, "yes"), (0.123456, "0.123"), (12345.6, "12,346"), (7, "7"), ("a", "a")],

@@ -50,7 +50,8 @@ class Table:
         """For a terminal; columns of numbers stand on the right."""
         table = RichTable(title=self.title, title_justify="left")
         for column in self.columns:
-            table.add_column(column, justify="right" if self.is_numeric(column) else "left")
+            # A name that is too long goes on in the next line: cut, it would name nothing.
+            table.add_column(column, justify="right" if self.is_numeric(column) else "left", overflow="fold")
         for row in self.shown():
             table.add_row(*row)
         return table
