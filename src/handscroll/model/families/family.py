@@ -169,6 +169,12 @@ class Family:
         # A dropout that the family has no key for is left out: without it the model computes the same.
         kept = [each.name for each in fields(config) if each.name not in DROPOUTS]
         lost = [name for name in kept if getattr(written, name) != getattr(config, name)]
+        if "num_kv_heads" in lost:
+            raise ValueError(
+                f"kv_heads={config.num_kv_heads}: in a {self.model_type} checkpoint every query head has keys and "
+                "values of its own, and its config.json has no key for fewer; give a Llama, Mistral, Qwen or StableLM "
+                "model"
+            )
         if lost:
             asked = ", ".join(f"{name}={getattr(config, name)!r}" for name in lost)
             raise ValueError(f"a {self.model_type} checkpoint can't say {asked}")
