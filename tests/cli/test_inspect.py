@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ import handscroll
 from handscroll.kvcache import POLICIES, make_policy
 from handscroll.kvcache.plan import Text
 from handscroll.model import ModelConfig, Transformer
+from handscroll.model.position import RelativeOptions
 from handscroll.model.routing import ExpertOptions
 
 Run = Callable[..., Any]
@@ -72,15 +72,12 @@ def test_experts_are_counted_apart(run: Run) -> None:
 
 
 def test_a_policy_that_the_model_has_no_use_for_is_refused_alone(run: Run) -> None:
-    path = Path("model/config.json")
-    content = json.loads(path.read_text())
-    content |= {"model_type": "mistral", "sliding_window": 32}
-    path.write_text(json.dumps(content))
-    ran = run("inspect", "model", "--json")
-    memory = {each["policy"]: each for each in json.loads(ran.out)["memory"]}
-    assert "trained to see 32 tokens" in memory["snapkv"]["refused"]
+    config = ModelConfig(50, 16, 1, 2, 2, 8, 8, 64, position=RelativeOptions())
+    handscroll.model.save_model(Transformer(config), "relative")
+    memory = {each["policy"]: each for each in json.loads(run("inspect", "relative", "--json").out)["memory"]}
+    assert "this model's positions are relative" in memory["block_memory"]["refused"]
     assert memory["full"]["device_bytes"] > 0
-    assert "snapkv keeps keys from all over the text" in run("inspect", "model").out.replace("\n", " ")
+    assert "that block_memory leaves out" in run("inspect", "relative").out.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

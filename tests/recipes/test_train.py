@@ -174,7 +174,7 @@ def test_a_bad_corpus_is_refused_before_anything_is_written(case: str, recipe: d
         (["train.window=64"], "train.window=64 is more than the model's window, 32"),
         (
             ["model.position=learned", "train.skip_positions={to: 64}"],
-            r"skip_positions\.to=64 .* vectors for 32 positions and none for others; change it, or start a model with a",
+            r"skip_positions\.to=64 .* vectors for 32 positions and none for others; change it, or start a model",
         ),
         (["tokenizer.vocab_size=100"], "vocab_size is 100; it must be at least 263"),
     ],
