@@ -31,8 +31,8 @@ def test_equals_transformers(theta: float, width: int) -> None:
     cosine, sine = LlamaRotaryEmbedding(config)(x, positions_T[None])
     rotation = rope.rotation(positions_T)
     # Their angles are float32 products: off by 128 * 6e-8 at the last position.
-    torch.testing.assert_close(torch.cat([rotation.cosine] * 2, -1), cosine[0], atol=2e-5, rtol=0)
-    torch.testing.assert_close(torch.cat([rotation.sine] * 2, -1), sine[0], atol=2e-5, rtol=0)
+    torch.testing.assert_close(rotation.cosine, cosine[0], atol=2e-5, rtol=0)
+    torch.testing.assert_close(rotation.sine[:, width // 2 :], sine[0, :, width // 2 :], atol=2e-5, rtol=0)
     theirs, _ = apply_rotary_pos_emb(x, x, cosine, sine)
     torch.testing.assert_close(rope.rotate(x, rotation), theirs, atol=1e-4, rtol=0)
 
@@ -50,8 +50,8 @@ def test_angles_are_exact(position: int, theta: float, width: int) -> None:
         angles = exact_angles(position, theta, width)
         cosine = torch.tensor([[float(mpmath.cos(angle)) for angle in angles]])
         sine = torch.tensor([[float(mpmath.sin(angle)) for angle in angles]])
-    torch.testing.assert_close(rotation.cosine, cosine, atol=1e-7, rtol=0)
-    torch.testing.assert_close(rotation.sine, sine, atol=1e-7, rtol=0)
+    torch.testing.assert_close(rotation.cosine, torch.cat((cosine, cosine), -1), atol=1e-7, rtol=0)
+    torch.testing.assert_close(rotation.sine, torch.cat((-sine, sine), -1), atol=1e-7, rtol=0)
 
 
 @pytest.mark.parametrize("distance", [0, 1, 37, 511])
@@ -98,10 +98,10 @@ def test_positions_of_every_shape() -> None:
     assert torch.equal(per_row[:, 0], one_by_one[:, 0])
     shared = rope.rotate(x_BHTD, rope.rotation(positions_BHT[0, 0]))
     assert torch.equal(shared[0, 0], one_by_one[0, 0])
-    nowhere = rope.rotation(torch.empty(0, dtype=torch.long))
-    assert nowhere.cosine.shape == (0, 4)
-    for pairing in ("halves", "adjacent"):
+    for pairing, numbers in (("halves", 8), ("adjacent", 4)):
         position = Rope(8, RopeOptions(pairing=pairing), max_positions=16)
+        nowhere = position.rotation(torch.empty(0, dtype=torch.long))
+        assert nowhere.cosine.shape == (0, numbers)
         assert position.rotate(x_BHTD[:, :, :0], nowhere).shape == (2, 3, 0, 8)
 
 
@@ -112,8 +112,9 @@ def test_table_agrees_with_direct_angles() -> None:
     for positions in (near, torch.tensor([3, TABLE_LIMIT - 1]), torch.tensor([3, TABLE_LIMIT]), torch.tensor([-1, 3])):
         rotation = rope.rotation(positions)
         angles = positions.double()[:, None] * rope.frequencies
-        assert torch.equal(rotation.cosine, angles.cos().float())
-        assert torch.equal(rotation.sine, angles.sin().float())
+        cosine, sine = angles.cos().float(), angles.sin().float()
+        assert torch.equal(rotation.cosine, torch.cat((cosine, cosine), -1))
+        assert torch.equal(rotation.sine, torch.cat((-sine, sine), -1))
     assert torch.equal(rope.rotation(near).cosine, Rope(16, RopeOptions(), max_positions=8).rotation(near).cosine)
 
 
@@ -149,12 +150,13 @@ def test_pairing_is_an_order_of_features(share: float) -> None:
     """Halves of a head whose features were put in the other order; what isn't turned comes back bit for bit."""
     turned = int(16 * share)
     halves, adjacent = (Rope(turned, RopeOptions(1e4, pairing, share), 32) for pairing in ("halves", "adjacent"))
-    x_BHTF, rotation = torch.randn(2, 3, 32, 16), halves.rotation(torch.arange(32))
+    x_BHTF, places_T = torch.randn(2, 3, 32, 16), torch.arange(32)
     order = [*range(0, turned, 2), *range(1, turned, 2), *range(turned, 16)]
-    expected = halves.rotate(x_BHTF[..., order], rotation)
-    torch.testing.assert_close(adjacent.rotate(x_BHTF, rotation)[..., order], expected, atol=1e-6, rtol=0)
+    expected = halves.rotate(x_BHTF[..., order], halves.rotation(places_T))
+    found = adjacent.rotate(x_BHTF, adjacent.rotation(places_T))[..., order]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     for rope in (halves, adjacent):
-        assert torch.equal(rope.rotate(x_BHTF, rotation)[..., turned:], x_BHTF[..., turned:])
+        assert torch.equal(rope.rotate(x_BHTF, rope.rotation(places_T))[..., turned:], x_BHTF[..., turned:])
 
 
 @pytest.mark.parametrize(

@@ -257,10 +257,11 @@ def test_rotary_position(options: Any, pairing: str, share: float) -> None:
         options = dataclasses.replace(options, short_factor=short, long_factor=long)
     config = dataclasses.replace(CONFIG, position=options)
     position = make_position(config)
+    numbers = pairs if pairing == "adjacent" else 2 * pairs
     x_BHTD = torch.randn(2, 3, 5, config.head_width, requires_grad=True)
     for positions in (torch.arange(5), torch.arange(10).view(2, 5), torch.arange(30).view(2, 3, 5)):
         rotation = position.rotation(positions)
-        assert rotation.cosine.shape == rotation.sine.shape == (*positions.shape, pairs)
+        assert rotation.cosine.shape == rotation.sine.shape == (*positions.shape, numbers)
         assert rotation.cosine.dtype == torch.float32
         out_BHTD = position.rotate(x_BHTD, rotation)
         assert out_BHTD.shape == x_BHTD.shape

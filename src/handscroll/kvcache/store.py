@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from operator import sub
 from typing import NamedTuple
 
 import torch
@@ -81,7 +82,7 @@ class TokenStore:
     @property
     def used(self) -> int:
         """Slots in use in the fullest row."""
-        return max((length - base for length, base in zip(self.lengths, self.bases, strict=True)), default=0)
+        return max(map(sub, self.lengths, self.bases), default=0)
 
     def append(self, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout) -> None:
         """Writes the layout's real tokens behind each row's (mutates)."""

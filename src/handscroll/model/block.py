@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handscroll.model import deepnorm
@@ -53,7 +54,7 @@ class Block(nn.Module):
         if self.placement == "sandwich":
             self.attention_out_norm = make_norm(config)
             self.feedforward_out_norm = make_norm(config)
-        self.dropout = nn.Dropout(config.residual_dropout)
+        self.dropout = config.residual_dropout
 
     def forward(self, x_BTE: Tensor, memory: LayerMemory, layout: Layout, asking: Asking | None = None) -> BlockOutput:
         """(B, T, E) in and out; with `asking` (B, Q, E) out: the other tokens give only their keys and values.
@@ -79,10 +80,11 @@ class Block(nn.Module):
         """The residual stream with what attention or feed-forward adds."""
         if self.placement == "sandwich":
             added_BTE = self._run(f"{part}_out_norm", added_BTE, layout, told)
+        if self.training:
+            added_BTE = F.dropout(added_BTE, self.dropout)
         if self.placement in ("pre", "sandwich"):
-            joined_BTE: Tensor = x_BTE + self.dropout(added_BTE)
-            return joined_BTE
-        return self._run(f"{part}_norm", self.alpha * x_BTE + self.dropout(added_BTE), layout, told)
+            return x_BTE + added_BTE
+        return self._run(f"{part}_norm", self.alpha * x_BTE + added_BTE, layout, told)
 
     def _run(self, name: str, x_BTE: Tensor, layout: Layout, told: list[Told]) -> Tensor:
         x_BTE, aux = getattr(self, name)(x_BTE, layout)

@@ -121,7 +121,7 @@ def look_back(model: Transformer, bias: float = KEY_BIAS) -> None:
     group = config.num_heads // config.num_kv_heads
     rotation = model.position.rotation(heads + 1)
     key_bias_KD = torch.zeros(config.num_kv_heads, config.head_width)
-    key_bias_KD[:, : 2 * rotation.cosine.shape[-1]] = bias
+    key_bias_KD[:, : config.position.turned(config.head_width)] = bias
     key.bias.copy_(key_bias_KD.flatten())
     # Turning by -(h + 1) is turning by h + 1 with the sine's sign changed.
     backwards = rotation._replace(sine=-rotation.sine)

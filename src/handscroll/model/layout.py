@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -82,7 +83,7 @@ class Layout:
         """Windows that hold several documents each; padding has index -1."""
         return cls(index_BT, positions_BT[..., None], document_BT)
 
-    @property
+    @cached_property
     def is_uniform(self) -> bool:
         """Every row is full and starts at the same index: no mask but the causal one is needed."""
         starts, lengths = self.starts, self.lengths

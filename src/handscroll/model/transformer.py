@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -140,15 +141,15 @@ class Transformer(nn.Module):
         x_BTE, aux = self.embedding.embed(tokens_BT, layout)
         if aux is not None:
             told.append(Told("embedding.norm", aux))
-        for number, memory in enumerate(memories, 1):
-            asking = last if number == self.config.num_layers else None
-            place = 0 if self.config.shared_layers else number - 1
-            block = self.layers[place]
+        blocks = repeat(self.layers[0]) if self.config.shared_layers else self.layers
+        for number, (memory, block) in enumerate(zip(memories, blocks, strict=False)):
+            asking = last if number == self.config.num_layers - 1 else None
             if recompute:
                 output = checkpoint(block, x_BTE, memory, layout, asking, use_reentrant=False)
             else:
                 output = block(x_BTE, memory, layout, asking)
             x_BTE = output.x_BTE
+            place = 0 if self.config.shared_layers else number
             told += [Told(f"layers.{place}.{name}", aux) for name, aux in output.aux]
             if layout.capture.layers:
                 layers.append(x_BTE)

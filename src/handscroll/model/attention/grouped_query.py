@@ -46,7 +46,7 @@ class GroupedQueryAttention(nn.Module):
         """
         asking_BQE = x_BTE if asking is None else pick(x_BTE, asking.places_BQ)
         query_BHQD, key_BKTD, value_BKTD = (
-            projection(from_BTE).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+            projection(from_BTE).view(*from_BTE.shape[:2], -1, self.head_width).transpose(1, 2)
             for projection, from_BTE in ((self.q, asking_BQE), (self.k, x_BTE), (self.v, x_BTE))
         )
         asking_layout = None if asking is None else asking.layout

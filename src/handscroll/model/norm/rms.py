@@ -16,4 +16,5 @@ class RMSNorm(Norm):
 
     def forward(self, x_BTE: Tensor, layout: Layout) -> tuple[Tensor, None]:
         # Heads are normalized in 16 bits under autocast, whose weights stay in 32.
-        return F.rms_norm(x_BTE, self.weight.shape, self.weight.to(x_BTE.dtype), self.eps), None
+        weight = self.weight.to(x_BTE.dtype)
+        return F.rms_norm(x_BTE, weight.shape, weight, self.eps), None

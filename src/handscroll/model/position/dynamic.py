@@ -30,7 +30,7 @@ class Dynamic(Rotary):
 
     def __init__(self, turned_width: int, options: DynamicOptions, max_positions: int):
         super().__init__(options.pairing, frequencies(turned_width, options.theta), max_positions)
-        self.turned_width, self.options, self.max_positions = turned_width, options, max_positions
+        self.options, self.max_positions = options, max_positions
 
     def rotation(self, positions: Tensor, lengths: Tensor | None = None) -> Rotation:
         if lengths is None or int(lengths.max()) <= self.max_positions:

@@ -4,7 +4,7 @@ A variant says how fast each pair turns, and by what cosine and sine are multipl
 cast after cosine and sine. How features are paired is a matter of their order, which training and files depend on, and
 of nothing else; how many there are to a rotation says how much of a head is turned.
 
-Letters: B batch, T tokens, H heads, D features of a head that are turned, F all of a head's.
+Letters: B batch, T tokens, H heads, D features of a head that are turned, F all of a head's, R numbers of a rotation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ Number = TypeVar("Number", float, Tensor)
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of each position and feature pair, times the attention factor: (..., D/2), float32."""
+    """Cosine and sine of each position, times the attention factor: (..., R), float32.
+
+    Adjacent pairs have one of each, R = D/2. Where halves are paired each feature has its own, R = D, the sine with the
+    sign that it is multiplied by: a feature is then turned by two products and a sum.
+    """
 
     cosine: Tensor
     sine: Tensor
@@ -42,10 +46,11 @@ class Rotary:
 
     def __init__(self, pairing: str, frequencies: Tensor, max_positions: int, attention_factor: float = 1.0):
         self.pairing, self.frequencies, self.attention_factor = pairing, frequencies, attention_factor
+        self.turned_width = 2 * frequencies.shape[-1]
         self._table = self._angles(torch.arange(min(max_positions, TABLE_START), device="cpu"), frequencies)
 
     def rotation(self, positions: Tensor, lengths: Tensor | None = None) -> Rotation:
-        """Positions are integers of any shape; the result has one more dimension, D/2."""
+        """Positions are integers of any shape; the result has one more dimension, R."""
         lowest, highest = map(int, positions.aminmax()) if positions.numel() else (0, 0)
         if lowest < 0 or highest >= TABLE_LIMIT:
             return self._angles(positions, self.frequencies)
@@ -63,26 +68,30 @@ class Rotary:
         cosine, sine = rotation
         if cosine.dim() == 3:
             cosine, sine = cosine[:, None], sine[:, None]
-        width = 2 * cosine.shape[-1]
-        if width < x.shape[-1]:
-            return torch.cat((self._turned(x[..., :width], cosine, sine), x[..., width:]), dim=-1)
+        if self.turned_width < x.shape[-1]:
+            turned, rest = x[..., : self.turned_width], x[..., self.turned_width :]
+            return torch.cat((self._turned(turned, cosine, sine), rest), dim=-1)
         return self._turned(x, cosine, sine)
 
     def _turned(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """x (B, H, T, D)."""
         if self.pairing == "adjacent":
             return _multiplied(x, cosine, sine)
-        cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+        if cosine.dtype != x.dtype:
+            cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
+        # Rolled features come first: they lie side by side head by head, and so does the sum.
+        return x.roll(self.turned_width // 2, -1) * sine + x * cosine
 
     def bias(self, query_positions: Tensor, key_positions: Tensor, lengths: Tensor | None = None) -> None:
         """None: turned queries and keys say it all."""
 
     def _angles(self, positions: Tensor, frequencies: Tensor) -> Rotation:
         angles = positions.to(torch.float64)[..., None] * frequencies.to(positions.device)
-        cosine, sine = angles.cos() * self.attention_factor, angles.sin() * self.attention_factor
-        return Rotation(cosine.float(), sine.float())
+        cosine = (angles.cos() * self.attention_factor).float()
+        sine = (angles.sin() * self.attention_factor).float()
+        if self.pairing == "adjacent":
+            return Rotation(cosine, sine)
+        return Rotation(torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1))
 
 
 def _multiplied(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
