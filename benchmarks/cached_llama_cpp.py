@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from cached import config
-from common import Clock, Run, arguments, compare, in_turns, show
+from common import Clock, Run, arguments, compare, in_turns, move_away, show
 from torch import Tensor
 
 from handscroll.generation import read
@@ -170,6 +170,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, path = Path(name) / "model", Path(name) / "model.gguf"
         model = Transformer(config(1 << 16), seed=0)
+        move_away(model)
         save_model(model, folder)
         write_gguf(model, path)
         for length in map(int, options.lengths.split(",")):

@@ -52,13 +52,18 @@ def tiny_config(max_positions: int = WINDOW) -> ModelConfig:
 
 
 def save_tiny_model(folder: Path, max_positions: int = WINDOW) -> None:
-    """Random weights, far enough from their start that the likeliest token is rarely in doubt."""
+    """Random weights."""
     model = Transformer(tiny_config(max_positions), seed=0)
+    move_away(model)
+    save_model(model, folder)
+
+
+def move_away(model: Transformer) -> None:
+    """Random weights far enough from their start that the likeliest token is rarely in doubt (mutates)."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    save_model(model, folder)
 
 
 def load_theirs(folder: Path) -> Any:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from handscroll.kernels.attention import additive, attention, attention_with_weights
+from handscroll.kernels.attention import LONG, additive, attention, attention_with_weights
 
 # Query heads, kv heads, query tokens, keys, head width.
 SHAPES = [
@@ -96,6 +96,14 @@ def test_keys_are_not_copied_for_one_query() -> None:
         attention(query, key, value, None, False)
     allocated = max(event.cpu_memory_usage for event in profile.events())
     assert allocated < key.nbytes / 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_query_behind_many_keys_equals_the_reference(dtype: torch.dtype) -> None:
+    """Long enough for the way that only float32 takes."""
+    query, key, value = (torch.randn(2, heads, size, 16, dtype=dtype) for heads, size in ((6, 1), (2, LONG), (2, LONG)))
+    expected, _ = attention_with_weights(query, key, value, None, False)
+    torch.testing.assert_close(attention(query, key, value, None, False), expected, atol=1e-6, rtol=0)
 
 
 def test_an_additive_mask_is_added_to_scores() -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from handscroll.model.columns import LinearByColumns
 from handscroll.model.config import ModelConfig
 from handscroll.model.families import Family, Source, family_for, family_of
 from handscroll.model.footprint import require
@@ -146,12 +147,13 @@ def load_shapes(folder: Path) -> Shapes:
 def lay_by_columns(model: Transformer) -> None:
     """Lays the layers' matrices out input by input instead of output by output (mutates); no number changes.
 
-    For a model that generates on a CPU: a single token's products then read memory in its order, half as fast again
-    where weights don't fit into the processor's cache. Products of many tokens take the same time either way.
+    For a model that generates on a CPU: a single token's products then read memory in its order (`columns.py`).
+    Products of many tokens take the same time either way.
     """
-    for module in model.layers.modules():
-        if isinstance(module, nn.Linear):
-            module.weight.data = module.weight.data.t().contiguous().t()
+    for module in list(model.layers.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(module, name, LinearByColumns(child))
 
 
 def save_model(

@@ -56,7 +56,7 @@ class Position(Protocol):
         """Whether scores get a `bias`. Whoever attends asks first: rotary positions cost no mask."""
 
     def rotation(self, positions: Tensor, lengths: Tensor | None = None) -> Rotation:
-        """Cosines and sines (*positions.shape, R) float32 of integer positions of any shape: what `rotate` multiplies by.
+        """Cosines and sines (*positions.shape, R) float32 of integer positions of any shape, for `rotate`.
 
         `lengths`: tokens of the text that each position belongs to, broadcastable to the positions; None: no more than
         the model needs no stretching for. Only a variant that depends on the length looks at them.
