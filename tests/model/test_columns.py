@@ -12,7 +12,7 @@ from handscroll.model.columns import SHARED, LinearByColumns
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("inputs", "outputs"), [(16, 24), (512, SHARED // 512)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 24), (256, 300), (512, SHARED // 512)])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_equals_linear(inputs: int, outputs: int, bias: bool, threads: int) -> None:
     linear = nn.Linear(inputs, outputs, bias=bias)

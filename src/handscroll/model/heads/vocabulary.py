@@ -6,9 +6,9 @@ Letters: B batch, T tokens, E model width, V vocabulary.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from handscroll.model.columns import linear
 from handscroll.model.config import ModelConfig
 from handscroll.model.layout import Layout
 from handscroll.model.slots import HeadOptions, VocabularyOptions
@@ -34,7 +34,7 @@ class VocabularyHead(nn.Module):
 
     def logits(self, hidden_BTE: Tensor, embedding_VE: Tensor) -> Tensor:
         """(..., E) -> (..., V)."""
-        return F.linear(self.features(hidden_BTE), self.matrix(embedding_VE), self.bias)
+        return linear(self.features(hidden_BTE), self.matrix(embedding_VE), self.bias)
 
     def forward(self, hidden_BTE: Tensor, layout: Layout, embedding_VE: Tensor) -> Tensor:
         """Logits (B, T, V)."""
