@@ -3,7 +3,8 @@
 `ModelConfig` (frozen) says what a network is, `Transformer` is the only network, `Layout` says where each token of a
 batch stands, and `memory.py` holds the protocol behind which every cache policy lives. `slots.py` has what options of
 a slot's variants have in common. `embedding.py` makes what the first layer reads; `experts.py` gives a layer several
-feed-forwards, and `routing.py` says which of them a token takes. `checkpoint.py` reads and writes folders of weights; `columns.py` is how a single token is multiplied on a CPU;
+feed-forwards, and `routing.py` says which of them a token takes. `checkpoint.py` reads and writes folders of weights;
+`columns.py` is how a single token is multiplied on a CPU;
 `footprint.py` says what a model, its training and its cache need before they are started.
 
 To add a variant of a slot (attention, position, norm, feed-forward, head):
