@@ -93,11 +93,11 @@ def encoding_bytes(config: ModelConfig, tokens: int, dtype: torch.dtype = torch.
     """A model that reads `tokens` tokens (of all rows together) at once, without a cache: their hidden states.
 
     Activations are an estimate of what lives at a time, in numbers per token: the residual stream, and beside it
-    attention's input, q, k, v and output, 3 E + 2 H D + 2 K D, or the feed-forward's input, inner tensors and output,
-    3 E + 2 F, or 3 F where it is gated. Masks are not counted.
+    attention's input, q, k, v, what turns q and the output, 3 E + 3 H D + 2 K D, or the feed-forward's input, inner
+    tensors and output, 3 E + 2 F, or 3 F where it is gated. Masks are not counted.
     """
     heads_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
-    attended = 2 * heads_width + 2 * kv_width
+    attended = 3 * heads_width + 2 * kv_width
     fed = _feedforward_maps(config) * config.feedforward_width
     activations = tokens * (3 * config.width + max(attended, fed))
     return Footprint(weights=parameter_count(config) * dtype.itemsize, activations=activations * dtype.itemsize)
