@@ -96,6 +96,7 @@ def _steps(
                 checkpoint.save(folder, trainer.models, trainer.optimizers, state, options.keep)
             yield progress
     finally:
+        trainer.ahead.close()
         for model in trainer.models.values():
             model.eval()
         if log is not None:

@@ -17,6 +17,7 @@ import torch
 
 from handscroll.training import checkpoint, parallel
 from handscroll.training.accumulation import Accumulator, Averages, Tally
+from handscroll.training.ahead import Ahead
 from handscroll.training.batch import Batch, Window
 from handscroll.training.mixture import MixedSource
 from handscroll.training.objectives import Models, Objective, check_model
@@ -88,6 +89,7 @@ class Trainer:
         check_precision(options.precision, self.device)
         self.scaler = loss_scaler(options.precision, self.device)
         self.statistics = StepStatistics(models, options.accumulation, options.precision)
+        self.ahead: Ahead[Batch] = Ahead()
         for model in models.values():
             model.activation_checkpointing = options.activation_checkpointing
 
@@ -122,7 +124,7 @@ class Trainer:
         tokens, waited = 0, 0.0
         for micro in self.micro_batches:
             started = time.perf_counter()
-            batch = self.batch(step, micro)
+            batch = self.ahead.take(self.batch, step, micro)
             waited += time.perf_counter() - started
             tokens += batch.real_tokens
             # A seed a micro batch: what is dropped doesn't depend on which process computes it.
@@ -130,12 +132,20 @@ class Trainer:
                 with autocast(self.options.precision, self.device):
                     loss = self.objective.loss(self.models, batch.to(self.device))
                 self.statistics.add(loss)
+                self.begin_after(step, micro)
                 accumulator.add(loss)
         return accumulator.finish(), sum(parallel.gather(tokens)), waited
 
     def batch(self, step: int, micro: int) -> Batch:
         """A micro batch: a pure function of (seed, step, micro) and, where the model makes rows, of the model."""
         return self._collate(self.source.windows(step, micro), generator(self.options.seed, step, micro))
+
+    def begin_after(self, step: int, micro: int) -> None:
+        """Lets the batch after this one be made meanwhile, unless it is made with the models that this step moves."""
+        is_last = micro + 1 not in self.micro_batches
+        step, micro = (step + 1, self.micro_batches.start) if is_last else (step, micro + 1)
+        if step < self.options.steps and not self.objective.needs.models:
+            self.ahead.begin(self.batch, step, micro)
 
     def clip(self) -> float:
         """The gradient's norm before clipping; scales gradients down to `clip` where it is larger (mutates them)."""

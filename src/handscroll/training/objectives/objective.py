@@ -60,7 +60,8 @@ class Needs(NamedTuple):
     come bare, without the tokenizer's own opening and end.
     `is_bounded`: how much it adds it decides within a window of fixed size, its field `window`.
     `is_shifted`: a place tells the token after it; else the one that stands, or is hidden, at the place itself.
-    `units`: rows come with theirs.
+    `units`: rows come with theirs. `models`: `prepare` computes with the models' weights, so that no batch is made
+    before the last step has moved them; else it looks at their configs alone, and another thread may run it.
     """
 
     roles: tuple[str, ...] = ()
@@ -70,6 +71,7 @@ class Needs(NamedTuple):
     is_bounded: bool = False
     is_shifted: bool = True
     units: bool = False
+    models: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
