@@ -172,15 +172,15 @@ def _train(recipe: Recipe, people: Console, resume: bool, as_json: bool) -> None
             + "".join(f", {name} {value:.3f}" for name, value in best.get("metrics", {}).items())
         )
     people.print(f"The report is {out / REPORT}: one page, open it in a browser.")
-    if recipe.objective.name in ("masked_lm", "ernie"):
-        text = f"Once upon a {mask_of(out / MODEL)}."
-        people.print(f'\nGo on with:\n  handscroll fill {out / MODEL} "{text}"', markup=False)
-        return
-    people.print(f'\nGo on with:\n  handscroll generate {out / MODEL} "Once upon a time"')
+    people.print("\nGo on with:")
+    if recipe.objective.name in ("masked_lm", "ernie", "glm"):
+        people.print(f'  handscroll fill {out / MODEL} "Once upon a {mask_of(out / MODEL)}."', markup=False)
+    if recipe.objective.name not in ("masked_lm", "ernie"):
+        people.print(f'  handscroll generate {out / MODEL} "Once upon a time"')
 
 
 def mask_of(model: Path) -> str:
-    """How the tokenizer of a model that was trained on masks writes one."""
+    """How the tokenizer of a model that was trained on masks or blanks writes one."""
     from handscroll.text import Tokenizer
 
     tokenizer = Tokenizer.load(model)

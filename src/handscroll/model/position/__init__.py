@@ -7,7 +7,7 @@ the cosine and sine: at ten million tokens float32 angles are wrong by 0.3 in a 
 Most variants are rotary (`rotary.py`). Those beside `rope` turn some pairs slower, so that a text longer than the
 trained window shows the model no angle that it hasn't seen. `alibi` turns nothing, but adds to each head's scores a
 `bias` by distance; `dynamic_alibi` stretches it. What `absolute` adds to the embedding, attention does not see.
-`rope_2d` and `learned_2d` look at a second axis of positions, which GLM's spans have (`model/infilling.py`).
+`rope_2d` and `learned_2d` look at a second axis of positions, which GLM's spans have.
 `relative` has weights: what it adds to a score depends on the query, too (`RelativeLayer.said`).
 
 To add a variant: write `position/NAME.py` with its options, a kind of `RopeOptions` or `AlibiOptions`, and one line

@@ -2,19 +2,24 @@
 
 The text with a mask token in the place of each span (part A) is followed by the spans in some order (part B), each
 begun by a start token and ended by an end token (GLM, arXiv 2103.10360, section 2.1 and figure 2). `corrupt` is a pure
-function of a text and its spans; which spans are taken is `spans.py`'s business.
+function of a text and its spans; which spans are taken is `spans.py`'s business. `collate_blanks` lays such rows side by
+side. Part A sees itself whole; a token of part B sees part A and what of part B came before it.
 
-Letters: L tokens of the text, N spans, T tokens of both parts, P = 2 position axes.
+Letters: L tokens of the text, N spans, T tokens of both parts or of a window, P = 2 position axes, B windows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from handscroll.kernels.likelihood import IGNORE
+from handscroll.model import Layout
+from handscroll.training.batch import Batch
 
 Integers = NDArray[np.int64]
 
@@ -81,3 +86,29 @@ def corrupt(ids_L: Integers, spans_N2: Integers, order_N: Integers, marks: Blank
         np.concatenate((axes_a, axes_b)),
         prefix,
     )
+
+
+def collate_blanks(windows: Sequence[Sequence[Corrupted]], pad_id: int = 0, window: int | None = None) -> Batch:
+    """Each window's rows one after the other, without seeing each other, padded to `window` (None: the longest's).
+
+    ValueError for a window that holds more.
+    """
+    totals = [sum(len(each.tokens_T) for each in inner) for inner in windows]
+    shape = (len(windows), window or max(totals))
+    if max(totals) > shape[1]:
+        raise ValueError(f"a window holds {max(totals)} tokens, more than window={shape[1]}: raise window")
+    tokens_BT, targets_BT = np.full(shape, pad_id), np.full(shape, IGNORE)
+    index_BT, document_BT = np.full(shape, -1), np.full(shape, -1)
+    positions_BTP, prefix_BT = np.zeros((*shape, 2), dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    for b, inner in enumerate(windows):
+        start = 0
+        index_BT[b, : totals[b]] = np.arange(totals[b])
+        for number, each in enumerate(inner):
+            place = slice(start, start + len(each.tokens_T))
+            tokens_BT[b, place], targets_BT[b, place] = each.tokens_T, each.targets_T
+            positions_BTP[b, place], document_BT[b, place] = each.positions_TP, number
+            prefix_BT[b, place] = start + each.prefix
+            start = place.stop
+    arrays = (tokens_BT, targets_BT, index_BT, positions_BTP, document_BT, prefix_BT)
+    tokens, targets, index, positions, document, prefix = map(torch.from_numpy, arrays)
+    return Batch(tokens, Layout(index, positions, document, prefix_BT=prefix), targets)

@@ -5,23 +5,22 @@ a text is continued (sections 2.1 and 2.1.2; the end rather than any place, as i
 2.2). What a batch then looks like is `blanks.py`'s business, which spans are taken `spans.py`'s. Needs a model of
 mask=prefix whose positions have two axes.
 
-Letters: B windows, T tokens, P position axes, D documents of a window.
+Letters: D documents of a window, L tokens of a document.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from handscroll.kernels.likelihood import CHUNK, IGNORE
-from handscroll.model import Layout
+from handscroll.kernels.likelihood import CHUNK
 from handscroll.training.batch import Batch, TokenRow, Window
-from handscroll.training.objectives.blanks import BlankTokens, Corrupted, corrupt
+from handscroll.training.objectives.blanks import BlankTokens, Corrupted, collate_blanks, corrupt
 from handscroll.training.objectives.causal_lm import token_loss
 from handscroll.training.objectives.objective import Loss, Models, Needs, Share, TokenLoss
 from handscroll.training.objectives.spans import last_span, most_spans, sentence_spans, short_spans
@@ -126,7 +125,8 @@ class GLM(TokenLoss):
             "without_sentences": (sum(each.lacks_sentences for each in kept), documents),
             "left_out": (documents - len(kept), documents),
         }
-        return self._collated([[each.corrupted for each in inner] for inner in told], counts)
+        batch = collate_blanks([[each.corrupted for each in inner] for inner in told], self.pad_id, self.window)
+        return replace(batch, counts=counts)
 
     def loss(self, models: Models, batch: Batch) -> Loss:
         loss = token_loss(models, batch, self.chunk, self)
@@ -160,27 +160,6 @@ class GLM(TokenLoss):
     def _marks(self, task: str) -> BlankTokens:
         roles = self.vocabulary.roles
         return BlankTokens(roles[ROLES[task]], roles["span_start"], roles["span_end"])
-
-    def _collated(self, windows: Sequence[Sequence[Corrupted]], counts: dict[str, tuple[int, int]]) -> Batch:
-        totals = [sum(len(each.tokens_T) for each in inner) for inner in windows]
-        shape = (len(windows), self.window or max(totals))
-        if max(totals) > shape[1]:
-            raise ValueError(f"a window holds {max(totals)} tokens, more than window={shape[1]}: raise window")
-        tokens_BT, targets_BT = np.full(shape, self.pad_id), np.full(shape, IGNORE)
-        index_BT, document_BT = np.full(shape, -1), np.full(shape, -1)
-        positions_BTP, prefix_BT = np.zeros((*shape, 2), dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        for b, inner in enumerate(windows):
-            start = 0
-            index_BT[b, : totals[b]] = np.arange(totals[b])
-            for number, each in enumerate(inner):
-                place = slice(start, start + len(each.tokens_T))
-                tokens_BT[b, place], targets_BT[b, place] = each.tokens_T, each.targets_T
-                positions_BTP[b, place], document_BT[b, place] = each.positions_TP, number
-                prefix_BT[b, place] = start + each.prefix
-                start = place.stop
-        arrays = (tokens_BT, targets_BT, index_BT, positions_BTP, document_BT, prefix_BT)
-        tokens, targets, index, positions, document, prefix = map(torch.from_numpy, arrays)
-        return Batch(tokens, Layout(index, positions, document, prefix_BT=prefix), targets, counts=counts)
 
 
 def allowed(lengths_D: NDArray[np.int64], window: int) -> NDArray[np.int64]:
