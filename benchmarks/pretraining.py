@@ -8,38 +8,31 @@ shape (4 layers, width 128, rotary positions) serve all: what differs is the obj
 and glm.yaml, without next sentences and dialogues, and the mask that it needs. Steps, tokens of a step and optimizer
 are equal. Then, on held-out texts and by language:
 
-- "tokens": how many of single hidden tokens, 15 % of each text, are told. GLM tells one blank of each text, seeing all
-  others hidden; several drawn ones are asked for in turn.
-- "spans": how many spans of 2 to 4 tokens, one hidden at a time, are told whole. BERT and ERNIE are told how many
-  tokens are missing and tell each without knowing the others; GLM tells one after the other. "ended": it also ended the
-  span itself.
-- "bits per byte" of these spans: the sum of each token's surprise, of GLM given those before it.
+- "tokens": how many of single hidden tokens, 15 % of each text, are told (`handscroll eval --suite masked`);
+- "spans", "ended" and "bits per byte": of spans of 2 to 4 tokens, one hidden at a time (`--suite infilling`).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import random
 import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from common import arguments, show
 from safetensors.torch import load_file
-from torch import Tensor
 
-from handscroll.model import Layout, Transformer, load_model
+from handscroll.measure.suites import evaluate
+from handscroll.model import Transformer, load_model
 from handscroll.recipes.train import train
 from handscroll.text import Tokenizer
 from handscroll.training import OBJECTIVES
 from handscroll.training.checkpoint import MODEL, checkpoints
-from handscroll.training.objectives.blanks import BlankTokens, corrupt
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SHAPE = [
@@ -68,14 +61,11 @@ WAYS = {
 NAMES = {"bert": "masked_lm", "ernie": "ernie", "glm": "glm"}
 CHARACTERS = {"en": 400, "zh": 110}
 SENTENCE = re.compile(r"[^.!?。！？]*[.!?。！？]+[\"”’』」]*\s*")
-ASKED, LENGTHS, HIDDEN = 4, (2, 3, 4), 0.15
-
-
-class Told(NamedTuple):
-    """What a model makes of hidden tokens: whether each is its first guess, and the probability's logarithm."""
-
-    right_N: Tensor
-    logprob_N: Tensor
+# Columns of the suites' tables, and what they are called here.
+ASKED = {
+    "masked": {"told": "tokens"},
+    "infilling": {"told": "spans", "and ended": "ended", "bits per byte": "bits per byte"},
+}
 
 
 def main() -> None:
@@ -94,11 +84,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         held_out = write_texts(options.files, options.characters, folder / "texts.jsonl")
-        asked = {lang: spread(texts, options.texts) for lang, texts in held_out.items()}
+        asked = [text for texts in held_out.values() for text in spread(texts, options.texts)]
+        write_rows(folder / "held_out.jsonl", asked)
         learn_tokenizer(folder, options.vocabulary)
         for way in options.only.split(","):
             for step, model, seconds in trained(folder, way, options.steps, options.points):
-                found = measured(model, Tokenizer.load(folder / "tokenizer"), asked, is_glm=way == "glm")
+                found = measured(model, Tokenizer.load(folder / "tokenizer"), folder / "held_out.jsonl")
                 rows.append({"side": way, "step": step, **found, "seconds": round(seconds)})
     if options.plot is not None:
         plot(rows, options.plot)
@@ -116,8 +107,12 @@ def write_texts(files: list[Path], characters: int, out: Path) -> dict[str, list
         training += texts[:first]
         held_out[lang] += texts[first:]
     random.Random(0).shuffle(training)
-    out.write_text("".join(json.dumps({"text": each}, ensure_ascii=False) + "\n" for each in training))
+    write_rows(out, training)
     return held_out
+
+
+def write_rows(out: Path, texts: list[str]) -> None:
+    out.write_text("".join(json.dumps({"text": each}, ensure_ascii=False) + "\n" for each in texts), encoding="utf-8")
 
 
 def of_sentences(text: str, most: int) -> Iterator[str]:
@@ -156,74 +151,16 @@ def trained(folder: Path, way: str, steps: int, points: int) -> Iterator[tuple[i
         yield int(path.name.removeprefix("step-")), model, last.seconds
 
 
-@torch.inference_mode()
-def measured(
-    model: Transformer, tokenizer: Tokenizer, asked: dict[str, list[str]], *, is_glm: bool
-) -> dict[str, float | None]:
+def measured(model: Transformer, tokenizer: Tokenizer, held_out: Path) -> dict[str, float | None]:
+    """The figures of both suites, by language."""
     found: dict[str, float | None] = {}
-    for lang, texts in asked.items():
-        draws = np.random.default_rng(0)
-        tokens, spans, ended, bits, size = [], [], [], 0.0, 0
-        for text in texts:
-            ids = np.array(tokenizer.encode(text)[:96])
-            if len(ids) < 16:
-                continue
-            places = np.sort(draws.choice(len(ids), max(1, round(HIDDEN * len(ids))), replace=False))
-            single_N2 = np.stack((places, places + 1), axis=1)
-            if is_glm:
-                for first in draws.permutation(len(places))[:ASKED]:
-                    order = np.concatenate(([first], np.delete(np.arange(len(places)), first)))
-                    tokens.append(float(blank(model, tokenizer, ids, single_N2, order).right_N[0]))
-            else:
-                tokens += masked(model, tokenizer, ids, places).right_N.tolist()
-            for length in LENGTHS:
-                start = int(draws.integers(0, len(ids) - length))
-                inside = np.arange(start, start + length)
-                if is_glm:
-                    told = blank(model, tokenizer, ids, np.array([[start, start + length]]), np.array([0]))
-                    ended.append(float(told.right_N.all()))
-                else:
-                    told = masked(model, tokenizer, ids, inside)
-                spans.append(float(told.right_N[:length].all()))
-                bits -= float(told.logprob_N[:length].sum()) / math.log(2)
-                size += len(tokenizer.decode(ids[inside].tolist()).encode())
-        found[f"tokens {lang}"] = round(sum(tokens) / len(tokens), 3)
-        found[f"spans {lang}"] = round(sum(spans) / len(spans), 3)
-        found[f"ended {lang}"] = round(sum(ended) / len(ended), 3) if ended else None
-        found[f"bits per byte {lang}"] = round(bits / size, 3)
+    told = {suite: evaluate(model, tokenizer, suite, files=(str(held_out),), tokens=10**9) for suite in ASKED}
+    for suite, columns in ASKED.items():
+        for row in told[suite].records():
+            for column, name in columns.items():
+                value = row[column]
+                found[f"{name} {row['language']}"] = round(value, 3) if isinstance(value, float) else None
     return found
-
-
-def masked(model: Transformer, tokenizer: Tokenizer, ids: np.ndarray[Any, Any], places: np.ndarray[Any, Any]) -> Told:
-    """All of these places hidden at once."""
-    cls, sep, mask = (tokenizer.role_id(role) for role in ("cls", "sep", "mask"))
-    shown = ids.copy()
-    shown[places] = mask
-    tokens_1T = torch.tensor([[cls, *shown, sep]])
-    hidden_1TE = model.hidden(tokens_1T, Layout.rows([tokens_1T.shape[1]])).last_BTE
-    return told(model.logits(hidden_1TE[0, torch.from_numpy(places) + 1]), torch.from_numpy(ids[places]))
-
-
-def blank(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    ids: np.ndarray[Any, Any],
-    spans_N2: np.ndarray[Any, Any],
-    order: np.ndarray[Any, Any],
-) -> Told:
-    """The tokens of the blanks in this order, and the end of each, every one given those before it."""
-    marks = BlankTokens(*(int(tokenizer.role_id(role) or 0) for role in ("mask", "span_start", "span_end")))
-    row = corrupt(ids, spans_N2, order, marks)
-    index_1T = torch.arange(len(row.tokens_T))[None]
-    positions_1TP = torch.from_numpy(row.positions_TP)[None]
-    layout = Layout(index_1T, positions_1TP, torch.zeros_like(index_1T), prefix_BT=torch.tensor([[row.prefix]]))
-    hidden_1TE = model.hidden(torch.from_numpy(row.tokens_T)[None], layout).last_BTE
-    return told(model.logits(hidden_1TE[0, row.prefix :]), torch.from_numpy(row.targets_T[row.prefix :]))
-
-
-def told(logits_NV: Tensor, targets_N: Tensor) -> Told:
-    logprobs_NV = logits_NV.float().log_softmax(-1)
-    return Told(logits_NV.argmax(-1) == targets_N, logprobs_NV.gather(1, targets_N[:, None])[:, 0])
 
 
 def plot(rows: list[dict[str, Any]], out: Path) -> None:

@@ -29,7 +29,8 @@ def evaluate(
         str,
         typer.Option(
             help="What to measure, separated by commas: recall, perplexity, dispersion (of attention), needle, "
-            "passkey, number, kv, multi_needle, tracing, words, qa, lost_in_the_middle, ruler. Further options follow "
+            "passkey, number, kv, multi_needle, tracing, words, qa, lost_in_the_middle, ruler; of a BERT, an ERNIE or "
+            "a GLM masked (tokens) and infilling (spans), of --suite.files=[text.txt]. Further options follow "
             "with a dot, such as --suite.prompt=with (context and question in one prompt), --suite.opened=true "
             "(replies are begun up to the answer, as RULER does), --suite.full_limit=32768, for perplexity in windows "
             "--suite.window=512 --suite.stride=256, and the files that RULER needs: "
@@ -40,7 +41,8 @@ def evaluate(
         str,
         typer.Option(
             help="Ways of remembering, separated by commas; with options as a YAML list: "
-            '"[full, {policy: block_memory, blocks: 8}]". They serve every suite and length.'
+            '"[full, {policy: block_memory, blocks: 8}]". They serve every suite and length, but for masked '
+            "and infilling, which need none."
         ),
     ] = "full,sliding_window,block_memory",
     tokens: Annotated[
@@ -84,6 +86,7 @@ def evaluate(
       handscroll eval quickstart/model --policies full,block_memory --language zh --json
       handscroll eval quickstart/model --suite perplexity --out perplexity.json
       handscroll eval quickstart/model --suite ruler,needle,qa --lengths 4k,32k --out longer
+      handscroll eval runs/bert/model --suite masked,infilling --suite.files=[people.jsonl] --language en
     """
     if tokens is not None and lengths is not None:
         raise ValueError("--tokens is one length and --lengths are several: give one of the two")

@@ -57,11 +57,16 @@ class Battery:
             for length in sorted(self.lengths)
             for name in self.suites
             for part in self.parts(name, length)
-            for policy in self.policies
+            for policy in find_suite(name).compared(self.policies)
         ]
 
     def run(self, subject: Subject, done: Mapping[Cell, Record]) -> Iterator[SuiteStep | Record]:
-        """Measures the cells that are not in `done`: progress, and each cell's record as soon as it is finished."""
+        """Measures the cells that are not in `done`: progress, and each cell's record as soon as it is finished.
+
+        ValueError for a model that one of the suites can't measure.
+        """
+        for name in self.suites:
+            find_suite(name).check(subject)
         for length in sorted(self.lengths):
             for name in self.suites:
                 for part in self.parts(name, length):
@@ -71,7 +76,7 @@ class Battery:
         self, subject: Subject, suite: Suite, part: Part, options: Any, done: Mapping[Cell, Record]
     ) -> Iterator[SuiteStep | Record]:
         waiting = []
-        for policy in self.policies:
+        for policy in suite.compared(self.policies):
             cell = Cell(suite.name, part.task, part.lang, options.tokens, policy_name(describe(policy)))
             if cell in done:
                 continue
@@ -86,5 +91,6 @@ class Battery:
     def work(self, cell: Cell) -> int:
         """Tokens that measuring it reads; none where nothing is read."""
         options = self.options_of(cell.suite, cell.length)
-        (policy,) = (each for each in self.policies if policy_name(describe(each)) == cell.policy)
+        policies = find_suite(cell.suite).compared(self.policies)
+        (policy,) = (each for each in policies if policy_name(describe(each)) == cell.policy)
         return 0 if over_limit(policy, options) else cell.length

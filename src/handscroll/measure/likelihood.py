@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from handscroll.model import Transformer
@@ -131,6 +133,18 @@ class NextToken:
             before_TE = torch.cat((self._last_1E, hidden_TE[:-1]))
             self.buckets.add(token_nll(self.model, before_TE, targets_T), first)
         self._last_1E = hidden_TE[-1:].clone()
+
+
+def token_bytes(text: str, offsets: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """(T,): the bytes of UTF-8 that each token stands for, those skipped before it included.
+
+    Of tokens that share a character, its bytes are the first one's.
+    """
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    sizes = 1 + (codes > 0x7F).astype(np.int64) + (codes > 0x7FF) + (codes > 0xFFFF)
+    before = np.concatenate(([0], np.cumsum(sizes)))
+    ends_T = np.maximum.accumulate(before[[end for _, end in offsets]]) if offsets else before[:0]
+    return np.diff(ends_T, prepend=0)
 
 
 def bits_per_byte(nll_sum: float, count: int) -> float | None:

@@ -2,6 +2,7 @@
 
 A suite says what it `needs` of its subject and takes options of its own. To add one: a file here with a frozen
 dataclass of options, the functions of a `Suite`, and one line in `SUITES`. A suite of tasks is one entry of `TASKED`.
+Those that need no cache, `masked` and `infilling`, measure once, whatever the policies.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from handscroll.measure.suites.dispersion import DISPERSION
+from handscroll.measure.suites.infilling import INFILLING
+from handscroll.measure.suites.masked import MASKED
 from handscroll.measure.suites.perplexity import PERPLEXITY
 from handscroll.measure.suites.recall import RECALL
 from handscroll.measure.suites.suite import NEEDS, Part, PolicyName, Subject, Suite, SuiteStep, Work
@@ -41,7 +44,7 @@ TASKED: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "ruler": {name: (name, {}) for name in RULER},
 }
 
-SUITES: dict[str, Suite] = {suite.name: suite for suite in (RECALL, PERPLEXITY, DISPERSION)} | {
+SUITES: dict[str, Suite] = {suite.name: suite for suite in (RECALL, PERPLEXITY, DISPERSION, MASKED, INFILLING)} | {
     name: task_suite(name, rows) for name, rows in TASKED.items()
 }
 
@@ -60,7 +63,8 @@ def evaluate(
     policies: Sequence[PolicyName] = ("full", "sliding_window", "block_memory"),
     **options: Any,
 ) -> Table:
-    """Runs one suite to its end. ValueError for an unknown suite, policy or option."""
+    """Runs one suite to its end. ValueError for an unknown suite, policy or option, and for a model that can't be
+    measured by it."""
     return find_suite(suite).run(Subject(model, tokenizer), policies, **options)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from handscroll.kvcache import Full, Policy, breaks_for
 from handscroll.measure.attended import attended_keys
-from handscroll.measure.likelihood import PositionCurve, bits_per_byte
+from handscroll.measure.likelihood import PositionCurve, bits_per_byte, token_bytes
 from handscroll.measure.policies import FULL_LIMIT
 from handscroll.measure.reading import ReadStep, read_document
 from handscroll.measure.strided import Strided, read_strided, windows
@@ -164,13 +164,9 @@ def prepare(subject: Subject, part: Part, options: PerplexityOptions) -> Materia
 
 
 def _material(tokenizer: Tokenizer, text: str, most: int) -> Material:
-    """The first tokens. Of tokens that share a character, its bytes are the first one's."""
+    """The first tokens."""
     opening, encoded = tokenizer.opening_ids, tokenizer.encode_with_offsets(text)
-    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    sizes = 1 + (codes > 0x7F).astype(np.int64) + (codes > 0x7FF) + (codes > 0xFFFF)
-    before = np.concatenate(([0], np.cumsum(sizes)))
-    ends = np.maximum.accumulate(before[[end for _, end in encoded.offsets]]) if encoded.ids else before[:0]
-    bytes_T = np.concatenate((np.zeros(len(opening), dtype=np.int64), np.diff(ends, prepend=0)))
+    bytes_T = np.concatenate((np.zeros(len(opening), dtype=np.int64), token_bytes(text, encoded.offsets)))
     return Material([*opening, *encoded.ids][:most], bytes_T[:most])
 
 

@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from handscroll.kvcache import Full, Policy, describe, make_policy
+from handscroll.measure.hidden import tells_hidden
 from handscroll.measure.results import policy_name
 from handscroll.measure.suites.record import Cell, Measured, Record
 from handscroll.measure.table import Table
 from handscroll.model import Transformer
+from handscroll.model.heads import head_name
+from handscroll.model.slots import VocabularyOptions
 from handscroll.text import Tokenizer
 
 # What a subject may offer; a remote endpoint generates, and may give log-probabilities, but has no weights or cache.
-NEEDS = frozenset({"generate", "logprobs", "weights", "cache"})
+# "hidden": it tells tokens that are hidden in a text.
+NEEDS = frozenset({"generate", "logprobs", "weights", "cache", "hidden"})
+# What continues a text does, and what only looks at one doesn't.
+CONTINUING = frozenset({"generate", "logprobs", "cache"})
 
 PolicyName = str | Mapping[str, Any] | Policy
 
@@ -29,6 +35,16 @@ class Subject:
 
     model: Transformer
     tokenizer: Tokenizer
+
+    @property
+    def offers(self) -> frozenset[str]:
+        config = self.model.config
+        found = {"weights"}
+        if config.mask != "bidirectional" and isinstance(config.head, VocabularyOptions):
+            found |= CONTINUING
+        if tells_hidden(config):
+            found.add("hidden")
+        return frozenset(found)
 
 
 class Part(NamedTuple):
@@ -75,6 +91,24 @@ class Suite:
     def __post_init__(self) -> None:
         assert self.needs <= NEEDS, f"unknown needs {self.needs - NEEDS}"
 
+    def check(self, subject: Subject) -> None:
+        """ValueError for a model that can't be measured by it."""
+        if missing := self.needs - subject.offers:
+            config = subject.model.config
+            lacks, takes = (
+                ("tells no hidden tokens", "a BERT, an ERNIE or a GLM, or --suite perplexity or recall")
+                if "hidden" in missing
+                else ("continues no text", "--suite masked or infilling, or a causal model with head lm")
+            )
+            raise ValueError(
+                f"the suite {self.name} can't measure this model, which {lacks}: its mask is {config.mask} and its "
+                f"head {head_name(config.head)}; use {takes}"
+            )
+
+    def compared(self, policies: Sequence[Policy]) -> Sequence[Policy]:
+        """Those of the policies that make a difference: where nothing is read with a cache, one stands for all."""
+        return policies if "cache" in self.needs else (Full(),)
+
     @property
     def known(self) -> tuple[str, ...]:
         """The names of its options."""
@@ -92,13 +126,18 @@ class Suite:
                 yield Record(cell, step) if isinstance(step, Measured) else SuiteStep(cell, step)
 
     def steps(self, subject: Subject, policies: Sequence[PolicyName], **options: Any) -> Iterator[SuiteStep | Table]:
-        """Yields progress, and the table as the last item. ValueError for an unknown option, policy, or no policy."""
+        """Yields progress, and the table as the last item.
+
+        ValueError for an unknown option or policy, no policy, and a model that it can't measure.
+        """
         for option in options:
             if option not in self.known:
                 raise ValueError(f"the suite has no option {option!r}: known are {', '.join(self.known)}")
         if not policies:
             raise ValueError("no cache policy is given: name at least one, such as block_memory")
-        return self._steps(subject, [make_policy(policy) for policy in policies], self.options(**options))
+        self.check(subject)
+        made = self.compared([make_policy(policy) for policy in policies])
+        return self._steps(subject, made, self.options(**options))
 
     def _steps(self, subject: Subject, policies: Sequence[Policy], options: Any) -> Iterator[SuiteStep | Table]:
         records = []

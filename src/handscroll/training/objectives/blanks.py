@@ -2,8 +2,8 @@
 
 The text with a mask token in the place of each span (part A) is followed by the spans in some order (part B), each
 begun by a start token and ended by an end token (GLM, arXiv 2103.10360, section 2.1 and figure 2). `corrupt` is a pure
-function of a text and its spans; which spans are taken is `spans.py`'s business. `collate_blanks` lays such rows side by
-side. Part A sees itself whole; a token of part B sees part A and what of part B came before it.
+function of a text and its spans; which spans are taken is `spans.py`'s business. `collate_blanks` lays such rows side
+by side. Part A sees itself whole; a token of part B sees part A and what of part B came before it.
 
 Letters: L tokens of the text, N spans, T tokens of both parts or of a window, P = 2 position axes, B windows.
 """
