@@ -62,6 +62,8 @@ FIRST = {
     "handscroll fill runs/bert/model": "handscroll train examples/bert.yaml",
     "handscroll fill runs/glm/model": "handscroll train examples/glm.yaml",
     "handscroll generate runs/glm/model": "handscroll train examples/glm.yaml",
+    "handscroll eval runs/bert/model": "handscroll train examples/bert.yaml",
+    "handscroll eval runs/glm/model": "handscroll train examples/glm.yaml",
     "handscroll generate runs/prefix/model": "handscroll train examples/prefix.yaml",
     "handscroll ask": "handscroll read quickstart/model book.txt --save book.memory",
     "handscroll train examples/pretrain.yaml --resume": "handscroll train examples/pretrain.yaml",
