@@ -61,7 +61,7 @@ def test_an_encoder_is_inspected(run: Run, encoder: str) -> None:
     assert found["architecture"]["head"] == {"kind": "masked_lm", "activation": "gelu"}
     assert found["commands"] == ["fill", "embed"]
     assert [each["policy"] for each in found["memory"]] == ["none: whole texts at once"]
-    assert found["memory"][0]["device_bytes"] == 24 * (3 * 16 + 4 * 16) * 4
+    assert found["memory"][0]["device_bytes"] == 24 * (3 * 16 + 5 * 16) * 4
     asked = json.loads(run("inspect", encoder, "--cache", "full", "--json").out)
     assert "no cache can continue their text" in asked["memory"][0]["refused"]
     assert json.loads(run("inspect", "model", "--json").out)["commands"][:2] == ["generate", "chat"]

@@ -14,8 +14,9 @@ from handscroll.recipes.data import read_data
 from handscroll.recipes.documents import PIECE, token_rows
 from handscroll.recipes.events import Advance, Said
 from handscroll.recipes.inspection import inspect
+from handscroll.recipes.prepare import prepare
 from handscroll.recipes.reading import read_recipe
-from handscroll.recipes.train import TOKENS, prepare, train
+from handscroll.recipes.train import TOKENS, train
 from handscroll.text import Corpus, Skipped, Tokenizer
 from handscroll.training import MixedSource, TokenFile, TokenRow
 

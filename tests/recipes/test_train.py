@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from handscroll.model.position import AlibiOptions, DynamicAlibiOptions
 from handscroll.recipes.extend import extend
 from handscroll.recipes.folders import load_folder
+from handscroll.recipes.prepare import prepare
 from handscroll.recipes.reading import read_recipe
-from handscroll.recipes.train import prepare, train
+from handscroll.recipes.train import train
 from handscroll.text import Tokenizer
 from handscroll.training import PackedSource
 

@@ -19,8 +19,9 @@ from handscroll.recipes.events import Finished
 from handscroll.recipes.find_lr import STEEPEST, TENTH, find_lr, smooth, suggest
 from handscroll.recipes.folders import load_folder
 from handscroll.recipes.held_out import hold_out
+from handscroll.recipes.prepare import prepare
 from handscroll.recipes.reading import read_recipe
-from handscroll.recipes.train import prepare, train
+from handscroll.recipes.train import train
 from handscroll.training import TokenList, TokenRow, TokenRows, checkpoint
 from handscroll.training.log import read_log
 

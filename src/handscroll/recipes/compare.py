@@ -20,10 +20,10 @@ from handscroll.recipes.data import Watch, unwatched
 from handscroll.recipes.events import Advance, Event, Finished, Said
 from handscroll.recipes.model_section import FromFolder, FromModel
 from handscroll.recipes.output import check_writable
+from handscroll.recipes.prepare import training_data
 from handscroll.recipes.reading import Source, read_recipe
 from handscroll.recipes.results import RESULTS, plain, read_results, write_results
 from handscroll.recipes.schema import Recipe
-from handscroll.recipes.train import training_data
 from handscroll.recipes.variant_run import Ended, Runner, train_apart
 from handscroll.recipes.variants import Choice, Variant, folder_name, make_variants, tokens_per_step
 from handscroll.recipes.vocabulary import find_tokenizer, learns_tokenizer

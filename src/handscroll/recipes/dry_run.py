@@ -14,8 +14,8 @@ from typing import Any
 from handscroll.model.footprint import parameter_count
 from handscroll.recipes.events import Advance, Event, Finished
 from handscroll.recipes.output import check_writable
+from handscroll.recipes.prepare import Prepared, prepare
 from handscroll.recipes.schema import Recipe
-from handscroll.recipes.train import Prepared, prepare
 from handscroll.training import Trainer
 from handscroll.training.allocator import keep_freed_memory
 

@@ -19,8 +19,8 @@ from handscroll.measure.report.drawing import standalone
 from handscroll.measure.report.training_curves import Sweep, sweep_curve
 from handscroll.recipes.events import Advance, Event, Finished
 from handscroll.recipes.output import check_writable
+from handscroll.recipes.prepare import prepare
 from handscroll.recipes.schema import Recipe
-from handscroll.recipes.train import prepare
 from handscroll.text.files import write_files
 from handscroll.training import Trainer, parallel
 

@@ -23,9 +23,10 @@ import torch
 from handscroll.measure.likelihood import bits_per_byte
 from handscroll.measure.variants import Point
 from handscroll.model.footprint import parameter_count, training_bytes
+from handscroll.recipes.prepare import Prepared, prepare
 from handscroll.recipes.reading import read_recipe
 from handscroll.recipes.schema import Recipe
-from handscroll.recipes.train import Prepared, prepare, run_prepared
+from handscroll.recipes.train import run_prepared
 from handscroll.text import Tokenizer
 from handscroll.training import TokenRow
 from handscroll.training.batch import Window
