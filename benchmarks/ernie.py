@@ -54,11 +54,12 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=48, help="in each language (default 48)")
     parser.add_argument("--texts", type=int, default=40, help="about each of them (default 40)")
     parser.add_argument("--steps", type=int, default=500, help="of training (default 500)")
+    parser.add_argument("--seed", type=int, default=0, help="of people, texts, first weights and masks (default 0)")
     parser.add_argument("--only", choices=WAYS, help="one way of masking (default: one after the other)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rng = random.Random(0)
-    people = [person for lang in LANGUAGES for person in drawn(lang, options.people, rng)]
+    rng = random.Random(options.seed)
+    people = [person for lang in LANGUAGES for person in drawn(lang, options.people, options.seed, rng)]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -73,14 +74,15 @@ def main() -> None:
                 continue
             out = folder / way.replace(" ", "-")
             given = [f"data.files=[{folder / 'facts.jsonl'}]", f"train.steps={options.steps}", f"out={out}"]
+            given.append(f"train.seed={options.seed}")
             given += [change.replace("names.txt", str(folder / "names.txt")) for change in changes]
             *_, last = train(EXAMPLES / recipe, overrides=[*given, "model.heads=4"])
             rows.append({"side": way, **asked(out / "model", people), "seconds": round(last.seconds)})
     show(rows, options.threads, options.json, steps=options.steps, people=2 * options.people)
 
 
-def drawn(lang: str, count: int, rng: random.Random) -> list[Person]:
-    names = Names(lang, "train", 0)
+def drawn(lang: str, count: int, seed: int, rng: random.Random) -> list[Person]:
+    names = Names(lang, "train", seed)
     subjects = [*islice(names, count)]
     return [
         Person([draw_fact(relation, subject, rng, names) for relation in RELATIONS], number % 2 == 1)
