@@ -164,10 +164,10 @@ def measured(model: Transformer, tokenizer: Tokenizer, held_out: Path) -> dict[s
 
 
 def plot(rows: list[dict[str, Any]], out: Path) -> None:
-    """Told tokens and spans by step."""
+    """Told tokens, and bits per byte of spans, by step."""
     from matplotlib import pyplot
 
-    columns = [name for name in rows[0] if name.startswith(("tokens", "spans"))]
+    columns = [name for name in rows[0] if name.startswith(("tokens", "bits"))]
     figure, axes = pyplot.subplots(1, len(columns), figsize=(4 * len(columns), 3), constrained_layout=True)
     for axis, column in zip(axes, columns, strict=True):
         for way in dict.fromkeys(row["side"] for row in rows):
