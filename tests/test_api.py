@@ -164,7 +164,7 @@ def test_model_and_tokenizer_must_belong_together(folder: Path, model: Transform
 def test_what_is_not_there_is_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         hs.load(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
+    with pytest.raises(ValueError, match=r"holds no config\.json"):
         hs.load(tmp_path)
 
 

@@ -65,7 +65,7 @@ FIRST = {
     "handscroll eval runs/bert/model": "handscroll train examples/bert.yaml",
     "handscroll eval runs/glm/model": "handscroll train examples/glm.yaml",
     "handscroll generate runs/prefix/model": "handscroll train examples/prefix.yaml",
-    "handscroll ask": "handscroll read quickstart/model book.txt --save book.memory",
+    "handscroll ask": "handscroll read quickstart/model quickstart/document.txt --save document.memory",
     "handscroll train examples/pretrain.yaml --resume": "handscroll train examples/pretrain.yaml",
 }
 # What no test can run, by what is in it, and why.
@@ -125,7 +125,7 @@ def named(folder: Path, encoder_folder: Path, tmp_path_factory: pytest.TempPathF
     shutil.copytree(folder, place / "novel-tokenizer")
     (place / "sentences.txt").write_text("A cat sleeps.\nStocks fell.\n", encoding="utf-8")
     (place / "books").mkdir()
-    for name in ("book.txt", "novel.txt", "books/first.txt", "books/second.md"):
+    for name in ("quickstart/document.txt", "book.txt", "novel.txt", "books/first.txt", "books/second.md"):
         (place / name).write_text("The quick brown fox jumps over the lazy dog. 天地玄黄。 " * 20, encoding="utf-8")
     export(place / "chronicle", seed=0, languages=("en",), size=1500, measure=lambda part: len(part) // 4)
     chat = [{"role": "user", "content": "Who jumps?"}, {"role": "assistant", "content": "The quick brown fox."}]

@@ -50,7 +50,12 @@ MISTAKES = {
     "no message": (["generate", "model", "--chat", "--file", "text.txt"], "--chat answers a message"),
     "empty prompt": (["generate", "model", ""], "the prompt is empty"),
     "missing model": (["generate", "nowhere", "The"], "nowhere is not a folder: give a folder that holds config.json"),
+    "folder of a run": (["generate", ".", "The"], ". holds no config.json: give model"),
     "missing file": (["generate", "model", "The", "--file", "no.txt"], "no.txt does not exist"),
+    "text as an option of a policy": (
+        ["generate", "model", "The", "--cache", "sliding_window", "--cache.window=wide"],
+        "window='wide': Input should be a valid integer",
+    ),
     "memory of what": (["ask", "model", "Who?"], "say what the questions are about: either --memory, or --file"),
     "memory and file": (["ask", "model", "Who?", "--memory", "b.memory", "--file", "text.txt"], "either --memory, or"),
     "memory that isn't there": (["ask", "model", "Who?", "--memory", "no.memory"], "no.memory is not a file: give a"),

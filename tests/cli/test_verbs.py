@@ -166,13 +166,13 @@ def test_the_lossless_example_runs(run: Run) -> None:
 
 
 def test_extend_leaves_a_model_with_a_longer_window(run: Run, tmp_path: Path) -> None:
-    ran = run("extend", "model", "--to", "256", "--out", "long", "--position.beta_fast=16")
+    ran = run("extend", "model", "--to", "256", "--out", "a long one", "--position.beta_fast=16")
     assert ran.code == 0, ran.err
     assert "window 64 -> 256 tokens (4 times), positions yarn" in ran.out
-    assert "handscroll eval long --suite perplexity --policies full --tokens 256" in ran.out
-    config = handscroll.load("long").model.config
+    assert "handscroll eval 'a long one' --suite perplexity --policies full --tokens 256" in ran.out
+    config = handscroll.load("a long one").model.config
     assert (config.max_positions, config.position.beta_fast) == (256, 16.0)  # type: ignore[attr-defined]
-    assert (tmp_path / "long" / "model.safetensors").read_bytes() == (
+    assert (tmp_path / "a long one" / "model.safetensors").read_bytes() == (
         tmp_path / "model" / "model.safetensors"
     ).read_bytes()
 
@@ -368,6 +368,7 @@ def test_eval_compares_policies(run: Run, tmp_path: Path) -> None:
     ran = run("eval", "model", "--policies", "full,block_memory", *short)
     assert ran.code == 0, ran.err
     assert "block_memory" in ran.out
+    assert "wrote tables/recall.json" in ran.out
     written = json.loads((tmp_path / "tables" / "recall.json").read_text(encoding="utf-8"))
     assert [row["policy"] for row in written["rows"]] == ["full", "block_memory"]
 
@@ -387,7 +388,14 @@ def test_eval_of_several_suites_and_lengths_writes_a_folder_and_goes_on(run: Run
     command += ["--suite.full_limit=700"]
     ran = run(*command)
     assert ran.code == 0, ran.err
-    for shown in ("passkey en", "1,024", "not read: over full_limit=700", "Perplexity", "Cost of a reading"):
+    for shown in (
+        "passkey en",
+        "1,024",
+        "not read: over full_limit=700",
+        "Perplexity",
+        "Cost of a reading",
+        "longer/index.html",
+    ):
         assert shown in ran.out
     written = json.loads((tmp_path / "longer" / "results.json").read_text(encoding="utf-8"))
     assert {row["length"] for row in written["records"]} == {1024, 600}
@@ -428,6 +436,9 @@ def test_eval_of_one_suite_of_tasks_shows_its_table(run: Run) -> None:
         (["--suite", "kv,qa", "--suite.promt=with"], "no suite has the option 'promt'"),
         (["--suite", "kv", "--suite.prompt=during"], "prompt='during'"),
         (["--tokens", "0"], "tokens=0"),
+        (["--questions", "-2"], "questions=-2: at least 1"),
+        (["--suite", "perplexity", "--suite.window=wide"], "window='wide': Input should be a valid integer"),
+        (["--suite", "perplexity,recall", "--suite.full_limit=far"], "full_limit='far': Input should be"),
     ],
 )
 def test_eval_names_mistakes(run: Run, options: list[str], told: str) -> None:

@@ -149,7 +149,7 @@ def test_models_that_cannot_are_named(encoder: Subject, model: Transformer, toke
             evaluate(encoder.model, encoder.tokenizer, suite)
     with pytest.raises(ValueError, match="tokenizer has no control token for mask"):
         evaluate(encoder.model, tokenizer, "masked")
-    with pytest.raises(ValueError, match=r"hidden=0: a share of the tokens"):
+    with pytest.raises(ValueError, match=r"hidden=0.0: a share of the tokens"):
         evaluate(encoder.model, encoder.tokenizer, "masked", hidden=0)
     with pytest.raises(ValueError, match=r"spans=\(\): lengths from 1 to 15"):
         evaluate(encoder.model, encoder.tokenizer, "infilling", spans=())

@@ -143,6 +143,9 @@ def test_texts_and_files_of_them(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "three\\nlines"}\n{"text": "four"}\n', encoding="utf-8")
     found = texts_of(["zero", str(tmp_path / "lines.txt"), str(tmp_path / "rows.jsonl"), "x" * 5000])
     assert found == ["zero", "one", "two", "three\nlines", "four", "x" * 5000]
+    assert texts_of(["See notes.txt", "1.5"]) == ["See notes.txt", "1.5"]
+    with pytest.raises(ValueError, match=r"lnes\.txt is no file here"):
+        texts_of([str(tmp_path / "lnes.txt")])
 
 
 def test_masks_are_filled_as_transformers_does(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def ask(
 
     \b
       handscroll ask quickstart/model --memory book.memory "Who was the teacher of Anna Berg?"
-      handscroll ask quickstart/model --memory book.memory "Who was her teacher?" "Where did she live?" --json
+      handscroll ask quickstart/model --memory book.memory "Who taught Anna Berg?" "安娜住在哪里？" --json
       handscroll ask quickstart/model --file book.txt "Who was the teacher of Anna Berg?"
     """
     options = dotted(ctx, "cache")

@@ -110,6 +110,9 @@ def evaluate(
     else:
         for table in tables:
             print_table(people, table)
+        if out is not None:
+            written = f"{out / 'results.json'} and {out / 'index.html'}" if out.is_dir() else out
+            people.print(f"wrote {written}")
 
 
 def _one(

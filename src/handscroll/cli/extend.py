@@ -24,8 +24,8 @@ def extend(
     method: Annotated[
         str,
         typer.Option(
-            help="How positions are stretched: linear, ntk, dynamic, yarn, llama3, longrope, or none. Its options "
-            "follow with a dot, such as --position.beta_fast=16."
+            help="How positions are stretched: linear, ntk, dynamic, yarn, llama3, longrope, dynamic_alibi, or none. "
+            "Its options follow with a dot, such as --position.beta_fast=16."
         ),
     ] = "yarn",
     factors: Annotated[
@@ -59,6 +59,7 @@ def extend(
     yarn      by wavelength, with sharper attention (2309.00071)
     llama3    by wavelength, as in Llama 3.1 (2407.21783)
     longrope  factors that a search has found, from --factors (2402.13753)
+    dynamic_alibi  of ALiBi: slopes that follow the length of the text
     none      a longer window and nothing else, to compare with
 
     Examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from handscroll.cli.commands import CacheName, Device, Dtype, ModelName, dotted
-from handscroll.cli.display import console, print_json, showing
+from handscroll.cli.display import console, print_json, print_next, showing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,7 +77,8 @@ def read(
         print_json(found | {"seconds_reading": round(seconds, 3)})
         return
     people.print(f"{tokens:,} tokens are remembered in {save} ({size / 1e6:,.1f} MB)")
-    people.print(f'\nGo on with:\n  handscroll ask {model} --memory {save} "Your question"')
+    ask = shlex.join(["handscroll", "ask", model, "--memory", str(save)])
+    print_next(people, [f'{ask} "Your question"'])
 
 
 def show_reading(people: Console, loaded: Loaded, memory: Memory, save_to: Path | None) -> None:

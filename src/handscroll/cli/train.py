@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handscroll.cli.display import console, duration, follow, print_json, showing
+from handscroll.cli.display import console, duration, follow, print_json, print_next, showing
 from handscroll.recipes.events import Advance, Said, step_event
 
 if TYPE_CHECKING:
@@ -172,11 +173,12 @@ def _train(recipe: Recipe, people: Console, resume: bool, as_json: bool) -> None
             + "".join(f", {name} {value:.3f}" for name, value in best.get("metrics", {}).items())
         )
     people.print(f"The report is {out / REPORT}: one page, open it in a browser.")
-    people.print("\nGo on with:")
+    commands, model = [], shlex.quote(str(out / MODEL))
     if recipe.objective.name in ("masked_lm", "ernie", "glm"):
-        people.print(f'  handscroll fill {out / MODEL} "Once upon a {mask_of(out / MODEL)}."', markup=False)
+        commands.append(f'handscroll fill {model} "Once upon a {mask_of(out / MODEL)}."')
     if recipe.objective.name not in ("masked_lm", "ernie"):
-        people.print(f'  handscroll generate {out / MODEL} "Once upon a time"')
+        commands.append(f'handscroll generate {model} "Once upon a time"')
+    print_next(people, commands)
 
 
 def mask_of(model: Path) -> str:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from handscroll.kvcache.attention_sinks import AttentionSinks
 from handscroll.kvcache.block_memory import BlockMemory
@@ -38,6 +38,7 @@ from handscroll.kvcache.segment_recurrence import SegmentRecurrence
 from handscroll.kvcache.sliding_window import SlidingWindow
 from handscroll.kvcache.snapkv import SnapKV
 from handscroll.model.config import ModelConfig
+from handscroll.model.options import validated
 from handscroll.model.position import make_position
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ POLICIES: dict[str, type[Policy]] = {
 
 
 def make_policy(name: str | Mapping[str, Any] | Policy) -> Policy:
-    """A policy from its bare name or from {"policy": name, option: value}. ValueError names what is unknown.
+    """A policy from its bare name or from {"policy": name, option: value}. ValueError names what is wrong.
 
     An option `inner` is a policy itself, named in the same ways.
     """
@@ -86,9 +87,13 @@ def make_policy(name: str | Mapping[str, Any] | Policy) -> Policy:
     for option in options:
         if option not in known:
             raise ValueError(f"{kind} has no option {option!r}: known are {', '.join(known) or 'none'}")
-    if "inner" in options:
-        options["inner"] = make_policy(options["inner"])
-    return policy(**options)
+    # A policy around another can't import all of them; its `inner` is made here.
+    hints = get_type_hints(policy, localns={"Policy": Any})
+    given: dict[str, Any] = {
+        option: make_policy(value) if option == "inner" else validated(value, hints[option], option)
+        for option, value in options.items()
+    }
+    return policy(**given)
 
 
 def usual_policy(config: ModelConfig) -> str:

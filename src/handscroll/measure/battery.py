@@ -44,7 +44,7 @@ class Battery:
         """A suite's own options at a length."""
         suite = find_suite(name)
         given = {option: value for option, value in self.options.items() if option in suite.known}
-        return suite.options(**{**given, "tokens": length})
+        return suite.make_options({**given, "tokens": length})
 
     def parts(self, name: str, length: int) -> Sequence[Part]:
         """The tasks of a suite."""

@@ -200,7 +200,10 @@ def read_config(folder: Path) -> tuple[Family, ModelConfig, dict[str, Any]]:
         raise MissingCheckpoint(f"{folder} is not a folder: give a folder that holds {CONFIG} and weights")
     path = folder / CONFIG
     if not path.is_file():
-        raise MissingCheckpoint(f"{folder} holds no {CONFIG}: give the folder of a model, not one above or below it")
+        # A run's own folder is the one that is named by mistake.
+        inside = folder / "model"
+        way = inside if (inside / CONFIG).is_file() else "the folder of a model, not one above or below it"
+        raise MissingCheckpoint(f"{folder} holds no {CONFIG}: give {way}")
     content = read_json(path)
     try:
         family = family_of(content)

@@ -46,4 +46,6 @@ def validated(value: Any, hint: Any, what: str) -> Any:
     try:
         return TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        raise ValueError(f"{what}={value!r}: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        said = f"give a list, such as [{value}]" if first["type"] == "tuple_type" else first["msg"]
+        raise ValueError(f"{what}={value!r}: {said}") from error

@@ -6,6 +6,7 @@ Knows what follows what and what is told. Leaves pooling to `model/sharing.py` a
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,4 +66,4 @@ def _run(model: str, out: Path, pooling: str, configs: Changed, steps: Iterator[
         for progress in steps:
             result["steps"], result["loss"] = progress.step, progress.loss
             yield step_event(progress, "tuning")
-    yield Finished(result, (f"handscroll eval {out} --suite perplexity --policies full",))
+    yield Finished(result, (f"handscroll eval {shlex.quote(str(out))} --suite perplexity --policies full",))

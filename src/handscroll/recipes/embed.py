@@ -14,6 +14,7 @@ from handscroll.model.checkpoint import resolve
 from handscroll.recipes.folders import load_folder
 from handscroll.recipes.placement import AUTO
 from handscroll.text import read_texts
+from handscroll.text.formats import GZIP, READERS
 
 LINES = (".txt", ".md")
 
@@ -39,11 +40,13 @@ def load_encoder(
 def texts_of(sources: Sequence[str]) -> list[str]:
     """What is no file is a text itself. A line of a .txt or .md file is a text, and so is a row of any other.
 
-    Raises ValueError where that makes no text at all.
+    Raises ValueError where that makes no text at all, and for the name of a file that isn't there.
     """
     texts: list[str] = []
     for source in sources:
         if not _is_file(source):
+            if len(source.split()) == 1 and Path(source).suffix.lower() in (*READERS, GZIP):
+                raise ValueError(f"{source} is no file here: check the path, or give a text of more than a name")
             texts.append(source)
             continue
         found = read_texts(source)

@@ -6,6 +6,7 @@ says `model: {from: FOLDER, stretch: {method: yarn, to: 32768}}`, and that is wh
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def _run(
         for progress in steps:
             result["steps"], result["loss"] = progress.step, progress.loss
             yield step_event(progress, "tuning")
-    yield Finished(result, (f"handscroll eval {out} --suite perplexity --policies full --tokens {to}",))
+    yield Finished(
+        result, (f"handscroll eval {shlex.quote(str(out))} --suite perplexity --policies full --tokens {to}",)
+    )
 
 
 def _write(folder: Path, out: Path, to: int, config: ModelConfig) -> None:

@@ -46,7 +46,8 @@ def load_folder(
     device = chosen_device(device)
     dtype = chosen_dtype(dtype, device)
     folder = resolve(folder_or_id)
-    # The tokenizer first: it is read in no time, and weights may take minutes.
+    # The small files first: they are read in no time, and weights may take minutes.
+    read_config(folder)
     tokenizer = Tokenizer.load(folder)
     model = load_model(folder, dtype=dtype, device=device, finite=finite)
     check_vocabulary(tokenizer, model.config.vocab_size, str(folder))

@@ -52,6 +52,8 @@ class DispersionOptions:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"unknown task {self.task!r}: known are {', '.join(TASKS)}")
+        if self.questions < 1:
+            raise ValueError(f"questions={self.questions}: at least 1")
 
 
 class Dispersion(NamedTuple):

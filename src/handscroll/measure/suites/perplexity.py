@@ -37,7 +37,7 @@ class PerplexityOptions:
 
     tokens: int = 8192
     text: str = ""
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...] | str = ()
     languages: tuple[str, ...] = LANGUAGES
     seed: int = 0
     full_limit: int = FULL_LIMIT

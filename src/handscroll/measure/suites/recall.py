@@ -34,6 +34,11 @@ class RecallOptions:
     batch: int = 32
     max_new_tokens: int = 48
 
+    def __post_init__(self) -> None:
+        for name in ("questions", "batch", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: at least 1")
+
 
 @dataclass(frozen=True)
 class Material:

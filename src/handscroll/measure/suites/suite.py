@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from handscroll.kvcache import Full, Policy, describe, make_policy
 from handscroll.measure.hidden import tells_hidden
@@ -17,6 +17,7 @@ from handscroll.measure.suites.record import Cell, Measured, Record
 from handscroll.measure.table import Table
 from handscroll.model import Transformer
 from handscroll.model.heads import head_name
+from handscroll.model.options import validated
 from handscroll.model.slots import VocabularyOptions
 from handscroll.text import Tokenizer
 
@@ -114,6 +115,11 @@ class Suite:
         """The names of its options."""
         return tuple(option.name for option in dataclasses.fields(self.options))
 
+    def make_options(self, given: Mapping[str, Any]) -> Any:
+        """Its options as they are given, all of them known. ValueError for a value that none of them can have."""
+        hints = get_type_hints(self.options)
+        return self.options(**{option: validated(value, hints[option], option) for option, value in given.items()})
+
     def cells(
         self, subject: Subject, part: Part, policies: Sequence[Policy], options: Any
     ) -> Iterator[SuiteStep | Record]:
@@ -128,7 +134,7 @@ class Suite:
     def steps(self, subject: Subject, policies: Sequence[PolicyName], **options: Any) -> Iterator[SuiteStep | Table]:
         """Yields progress, and the table as the last item.
 
-        ValueError for an unknown option or policy, no policy, and a model that it can't measure.
+        ValueError for an unknown option or policy, a mistyped one, no policy, and a model that it can't measure.
         """
         for option in options:
             if option not in self.known:
@@ -137,7 +143,7 @@ class Suite:
             raise ValueError("no cache policy is given: name at least one, such as block_memory")
         self.check(subject)
         made = self.compared([make_policy(policy) for policy in policies])
-        return self._steps(subject, made, self.options(**options))
+        return self._steps(subject, made, self.make_options(options))
 
     def _steps(self, subject: Subject, policies: Sequence[Policy], options: Any) -> Iterator[SuiteStep | Table]:
         records = []
