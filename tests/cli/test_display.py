@@ -95,3 +95,11 @@ def test_json_is_one_line_of_readable_text(capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().out
     assert shown.count("\n") == 1
     assert "天地" in shown
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"), [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({}, False)]
+)
+def test_colours_say_nothing_where_none_are_shown(environment: dict[str, str], expected: bool) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=bool(environment), _environ=environment)
+    assert display.has_colours(terminal) == expected

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from handscroll.cli.display import has_colours
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -16,7 +18,7 @@ COLOURS = {"token": "green", "phrase": "yellow", "entity": "cyan"}
 
 
 def print_rows(target: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as they are, what is learnt marked: by colour on a terminal, else by brackets."""
+    """Rows as they are, what is learnt marked: by colour where there is some, else by brackets."""
     from rich.text import Text
 
     for row in rows:
@@ -29,7 +31,7 @@ def print_rows(target: Console, rows: Sequence[Mapping[str, Any]]) -> None:
             for piece in view:
                 # Whatever a file holds, it moves no cursor and sets no colour.
                 shown, hides = (part.replace("\x1b", "\u241b") for part in (piece["text"], piece.get("hides", "")))
-                left, right = ("\u27e6", "\u27e7") if piece["supervised"] and not target.is_terminal else ("", "")
+                left, right = ("\u27e6", "\u27e7") if piece["supervised"] and not has_colours(target) else ("", "")
                 if "hides" in piece:
                     colour = COLOURS.get(piece.get("level", ""), "green")
                     level = f":{piece['level']}" if "level" in piece else ""

@@ -69,6 +69,11 @@ def console(is_json: bool = False) -> Console:
     return Console(stderr=is_json, markup=False, highlight=False, soft_wrap=True)
 
 
+def has_colours(target: Console) -> bool:
+    """Whether colours can say something there: on a terminal, unless NO_COLOR or TERM forbid them."""
+    return target.color_system is not None and not target.no_color
+
+
 @contextmanager
 def showing(target: Console) -> Iterator[Display]:
     """Bars or lines on `target` while the block runs."""

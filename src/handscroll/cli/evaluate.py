@@ -110,9 +110,6 @@ def evaluate(
     else:
         for table in tables:
             print_table(people, table)
-        if out is not None:
-            written = f"{out / 'results.json'} and {out / 'index.html'}" if out.is_dir() else out
-            people.print(f"wrote {written}")
 
 
 def _one(
@@ -152,6 +149,7 @@ def _one(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        people.print(f"wrote {out}")
     return [table], result
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handscroll.cli.display import console, print_json, print_table, showing
+from handscroll.cli.display import console, has_colours, print_json, print_table, showing
 from handscroll.recipes.events import Advance
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def encode(
         tokens = [{"id": piece.id, "text": piece.text, "start": piece.start, "end": piece.end} for piece in found]
         print_json({"tokens": tokens, "bytes": size, "gives_the_text_back": is_exact})
         return
-    people.print(" ".join(str(piece.id) for piece in found) if ids else _shown(found, people.is_terminal))
+    people.print(" ".join(str(piece.id) for piece in found) if ids else _shown(found, has_colours(people)))
     rate = f", {size / len(found):.2f} bytes per token" if found else ""
     lost = "" if is_exact else "; decoding them does not give the text back"
     people.print(f"{len(found):,} tokens, {len(whole):,} characters{rate}{lost}", style="dim")

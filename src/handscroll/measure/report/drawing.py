@@ -118,8 +118,7 @@ def plain(text: str) -> str:
 
 
 def standalone(svg: str) -> str:
-    """A figure of a page as a file of its own, with the page's colours by day."""
+    """A figure of a page as a file of its own, in the page's colours by day: not all viewers know CSS's variables."""
     css = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-    colours = css[css.index(":root") : css.index("}") + 1].replace("color-scheme: light dark;", "")
-    start = svg.index(">") + 1
-    return f"{svg[:start]}\n<style>{colours}</style>{svg[start:]}\n"
+    colours = dict(re.findall(r"(--[\w-]+): ([^;]+);", css[: css.index("}")]))
+    return re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], svg) + "\n"
