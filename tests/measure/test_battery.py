@@ -138,7 +138,7 @@ def test_a_page_and_its_figures_are_written(records: list[Record], tmp_path: Pat
         svg = (tmp_path / "out" / name).read_text(encoding="utf-8")
         ElementTree.fromstring(svg)
         assert "var(" not in svg
-        assert "--series-4: #2f7a56" in svg
+        assert "#6d665c" in svg
     assert set(battery_figures(records)) == set(names[1:])
 
 

@@ -102,6 +102,15 @@ def test_ranges_of_a_reading_that_stops_early_end_where_it_stopped(model: Transf
     assert curve.perplexity == pytest.approx(math.e**2)
 
 
+def test_a_few_last_tokens_are_no_range_of_their_own() -> None:
+    buckets = PositionBuckets(133)
+    buckets.add(torch.full((128,), 2.0), 0)
+    buckets.add(torch.full((5,), 9.0), 128)
+    last = buckets.curve(133).ranges()[-1]
+    assert (last.start, last.end) == (64, 133)
+    assert last.perplexity == pytest.approx(math.exp((64 * 2.0 + 5 * 9.0) / 69))
+
+
 def test_one_token_has_no_perplexity(model: Transformer) -> None:
     curve = read_all(model, [5]).likelihood
     assert curve is not None

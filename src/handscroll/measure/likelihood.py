@@ -24,6 +24,8 @@ from handscroll.model import Transformer
 # At a vocabulary of 4,096 a chunk's logits are 8 MB: they stay in the cache of a processor.
 LOGITS_AT_ONCE = 512
 FIRST_BORDER = 64
+# The mean of fewer tokens than these says little, and would end a curve in a spike.
+FEWEST = 32
 LINEAR_RANGES = 32
 
 
@@ -54,9 +56,13 @@ class PositionCurve:
         return _perplexity(sum(self.nll_sums), self.tokens)
 
     def ranges(self) -> list[Range]:
-        """The ranges in which something was predicted."""
-        spans = zip(self.borders, self.borders[1:], self.nll_sums, self.counts, strict=False)
-        return [Range(start, end, math.exp(nll / count)) for start, end, nll, count in spans if count]
+        """The ranges in which something was predicted; a last one of few tokens is part of the one before."""
+        every = zip(self.borders, self.borders[1:], self.nll_sums, self.counts, strict=False)
+        spans = [span for span in every if span[3]]
+        if len(spans) > 1 and spans[-1][3] < FEWEST:
+            (start, _, nll, count), (_, end, last_nll, last_count) = spans[-2:]
+            spans[-2:] = [(start, end, nll + last_nll, count + last_count)]
+        return [Range(start, end, math.exp(nll / count)) for start, end, nll, count in spans]
 
     def doublings(self) -> list[Range]:
         """The same, joined so that each begins about twice as far as the one before: short enough to print."""
