@@ -31,9 +31,10 @@ def test_equals_all_keys_at_once(
     additive = [Piece(key[:, :, span], value[:, :, span], biases[..., span]) for span in spans]
     torch.testing.assert_close(attention_over(query, additive), expected, atol=2e-6, rtol=1e-5)
     unmasked = [Piece(key[:, :, span], value[:, :, span], None) for span in spans]
-    torch.testing.assert_close(
-        attention_over(query, unmasked), attention(query, key, value, None, False), atol=2e-6, rtol=1e-5
-    )
+    expected = attention(query, key, value, None, False)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(attention_over(query, unmasked), expected, atol=2e-6, rtol=1e-5)
 
 
 def test_who_sees_nothing_gets_zeros() -> None:
@@ -43,12 +44,7 @@ def test_who_sees_nothing_gets_zeros() -> None:
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2)])
 @pytest.mark.parametrize("fused", [True, False])
-def test_pieces_as_new_as_the_queries_need_no_mask(
-    heads: int, kv_heads: int, fused: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert piecewise.FUSED is not None
-    if not fused:
-        monkeypatch.setattr(piecewise, "FUSED", None)
+def test_pieces_as_new_as_the_queries_need_no_mask(heads: int, kv_heads: int, fused: bool) -> None:
     generator = torch.Generator().manual_seed(heads + kv_heads)
     length, stored = 9, 30
     query = torch.randn(2, heads, length, 16, generator=generator) * 3
@@ -57,6 +53,7 @@ def test_pieces_as_new_as_the_queries_need_no_mask(
     spans = [(slice(0, past), None), (slice(past, past + 4), 0), (slice(past + 4, stored), 4)]
     pieces = [Piece(key[:, :, span], value[:, :, span], None, first) for span, first in spans]
     mask = torch.ones(length, stored, dtype=torch.bool).tril(past)
-    torch.testing.assert_close(
-        attention_over(query, pieces), attention(query, key, value, mask, False), atol=2e-6, rtol=1e-5
-    )
+    with torch.set_grad_enabled(not fused):
+        assert piecewise.goes_fused(query) == fused
+        found = attention_over(query, pieces)
+    torch.testing.assert_close(found, attention(query, key, value, mask, False), atol=2e-6, rtol=1e-5)

@@ -1,5 +1,6 @@
 """Stores: any policy in few bits, in the host's memory or in a file, against slow references; bytes are fewer."""
 
+import copy
 import gc
 from pathlib import Path
 
@@ -181,13 +182,26 @@ def test_mistakes(options: dict[str, object], message: str) -> None:
 
 @pytest.mark.parametrize("policy", ["full", "sliding_window"])
 def test_large_masks_are_never_made(model: Transformer, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys in pieces give what they give at once."""
+    """Keys in pieces give what they give at once, by the fused kernel and, where gradients may be wanted, without."""
     tokens_BT, chunks = text(2, 260), [150, 60, *[1] * 10, 40]
     expected = feed(model, start(policy, model, 2), tokens_BT, chunks)
     monkeypatch.setattr(full_layer, "MASKED", 0)
     monkeypatch.setattr(full_layer, "UNMASKED", 0)
     monkeypatch.setattr(store, "PIECE", 37)
-    torch.testing.assert_close(feed(model, start(policy, model, 2), tokens_BT, chunks), expected, atol=2e-5, rtol=0)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            found = feed(model, start(policy, model, 2), tokens_BT, chunks)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+
+
+def test_gradients_go_through_a_cache(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many scores there are: the fused kernel's logarithms have none, and it is left alone."""
+    model, tokens_BT, found = copy.deepcopy(model).requires_grad_(True), text(1, 24), []
+    for unmasked in (full_layer.UNMASKED, 0):
+        monkeypatch.setattr(full_layer, "UNMASKED", unmasked)
+        last = feed(model, start("full", model, 1), tokens_BT, [16, 8])[:, -1].sum()
+        found.append(torch.autograd.grad(last, model.get_parameter("layers.0.attention.k.weight"))[0])
+    torch.testing.assert_close(found[1], found[0], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("stores", [CONTIGUOUS, Stores(bits=8, recent=0), Stores(bits=8, recent=40)], ids=str)

@@ -38,6 +38,11 @@ class Piece(NamedTuple):
     first_query: int | None = None
 
 
+def goes_fused(query_BHTD: Tensor) -> bool:
+    """Whether what needs no mask of its own is left to the fused kernel: its logarithms have no gradient."""
+    return FUSED is not None and query_BHTD.device.type == "cpu" and not torch.is_grad_enabled()
+
+
 def attention_over(query_BHTD: Tensor, pieces: Iterable[Piece]) -> Tensor:
     """What `attention` gives for all pieces side by side: (B, H, T, D). Each piece is visited once.
 
@@ -45,9 +50,9 @@ def attention_over(query_BHTD: Tensor, pieces: Iterable[Piece]) -> Tensor:
     """
     batch, num_heads, length, width = query_BHTD.shape
     out_BHTD, highest_BHT1, total_BHT1 = nothing_yet(query_BHTD)
-    scaled_BHTD = query_BHTD / math.sqrt(width)
+    scaled_BHTD, is_fused = query_BHTD / math.sqrt(width), goes_fused(query_BHTD)
     for piece in pieces:
-        if piece.mask is None and FUSED is not None and query_BHTD.device.type == "cpu":
+        if piece.mask is None and is_fused:
             for span, is_causal in _parts(piece, length):
                 sums = (running[:, :, span] for running in (out_BHTD, highest_BHT1, total_BHT1))
                 _add_fused(query_BHTD[:, :, span], piece, is_causal, *sums)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from handscroll.kernels.attention import additive
-from handscroll.kernels.piecewise import Piece, attention_over
+from handscroll.kernels.piecewise import Piece, attention_over, goes_fused
 from handscroll.kvcache.layered import LayerCache, PerForward, attend
 from handscroll.kvcache.state import State
 from handscroll.kvcache.store import TokenStore
@@ -25,7 +25,8 @@ from handscroll.model.memory import Attended, Bytes
 from handscroll.model.position import Position, RelativeLayer, Rotation, rotation_at
 
 # Places of a mask that is made whole. Where it would be larger, keys are attended to in pieces: those that all queries
-# see need none, so that a text may be of any length. Where none of them needs one, pieces are the faster way, too.
+# see need none, so that a text may be of any length. Where none of them needs one, pieces are the faster way where
+# a fused kernel takes them, too.
 MASKED, UNMASKED = 1 << 25, 1 << 20
 
 
@@ -80,16 +81,16 @@ class FullLayer(LayerCache):
         if asking is not None:
             rotation = self.token_rotation(layout, asking)
         query_BHTD = self.position.rotate(query_BHTD, rotation)
-        if self.store.is_whole and not self._masks_too_much(query_layout):
+        if self.store.is_whole and not self._masks_too_much(query_layout, query_BHTD):
             attended = self._attend_to_all(query_BHTD, layout, query_layout)
         else:
             attended = self._attend_to_pieces(query_BHTD, layout, query_layout)
         self.store.settle()
         return attended
 
-    def _masks_too_much(self, layout: Layout) -> bool:
-        length = layout.index_BT.shape[1]
-        most = UNMASKED if self._is_causal(layout) else MASKED
+    def _masks_too_much(self, layout: Layout, query_BHTD: Tensor) -> bool:
+        length = query_BHTD.shape[2]
+        most = UNMASKED if goes_fused(query_BHTD) and self._is_causal(layout) else MASKED
         needs_none = self._is_plain(layout) and not self.weighs
         return length > 1 and not needs_none and length * self.store.used > most
 
