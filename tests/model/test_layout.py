@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from handscroll.model import Layout
+from handscroll.model import Layout, ModelConfig, Transformer
 from handscroll.model.layout import visible
 
 
@@ -94,3 +94,10 @@ def test_text_lengths_of_documents() -> None:
     assert layout.text_lengths(layout.pick(torch.tensor([[4, 0], [5, 1]]))).tolist() == [[3, 2], [1, 5]]
     whole = Layout(index_BT[1:], index_BT[1:, :, None])
     assert whole.text_lengths().tolist() == [[6] * 6]
+
+
+def test_of_no_places_there_are_no_hidden_states() -> None:
+    """Where nothing of a batch is supervised, nothing is told."""
+    model = Transformer(ModelConfig(97, 32, 2, 4, 2, 8, 32, 64), seed=0)
+    told = model.hidden(torch.zeros(2, 5, dtype=torch.int64), wanted_BQ=torch.zeros(2, 0, dtype=torch.int64))
+    assert told.last_BTE.shape == (2, 0, 32)

@@ -45,10 +45,7 @@ class GroupedQueryAttention(nn.Module):
         With `asking` only these places of each row ask: (B, Q, E) out.
         """
         asking_BQE = x_BTE if asking is None else pick(x_BTE, asking.places_BQ)
-        query_BHQD, key_BKTD, value_BKTD = (
-            projection(from_BTE).view(*from_BTE.shape[:2], -1, self.head_width).transpose(1, 2)
-            for projection, from_BTE in ((self.q, asking_BQE), (self.k, x_BTE), (self.v, x_BTE))
-        )
+        query_BHQD, key_BKTD, value_BKTD = map(self._heads, (self.q(asking_BQE), self.k(x_BTE), self.v(x_BTE)))
         asking_layout = None if asking is None else asking.layout
         if self.has_norm:
             query_BHQD, _ = self.q_norm(query_BHQD, asking_layout or layout)
@@ -57,6 +54,11 @@ class GroupedQueryAttention(nn.Module):
             query_BHQD = self.lengthened * query_BHQD
         out_BHQD, weights_BHQS = self.attend(memory, query_BHQD, key_BKTD, value_BKTD, layout, asking_layout)
         return self.o(out_BHQD.transpose(1, 2).flatten(2)), weights_BHQS
+
+    def _heads(self, x_BTF: Tensor) -> Tensor:
+        """(B, T, H * D) -> (B, H, T, D)."""
+        batch, length, features = x_BTF.shape
+        return x_BTF.view(batch, length, features // self.head_width, self.head_width).transpose(1, 2)
 
     def attend(
         self,

@@ -45,7 +45,7 @@ class Rope2d:
         return self._joined(positions, torch.zeros_like(positions))
 
     def rotation_in_plane(self, positions_BTP: Tensor) -> Rotation:
-        """(B, T, D/2) of positions with one axis or two."""
+        """(B, T, D) of positions with one axis or two."""
         if positions_BTP.shape[-1] == 1:
             return self.rotation(positions_BTP[..., 0])
         return self._joined(positions_BTP[..., 0], positions_BTP[..., 1])
