@@ -10,11 +10,11 @@ import torch
 from handscroll.generation import read
 from handscroll.generation.frames import Blank, Frame
 from handscroll.kvcache import Full
-from handscroll.measure.hidden import Blanks, Masks, make_teller
+from handscroll.measure.hidden import Blanks, Masks, make_teller, tells_hidden
 from handscroll.measure.likelihood import token_bytes
 from handscroll.measure.suites import SUITES, Subject, evaluate
 from handscroll.model import Transformer
-from handscroll.model.heads import MaskedLmOptions
+from handscroll.model.heads import MaskedLmOptions, ScalarOptions
 from handscroll.model.position import Rope2dOptions
 from handscroll.text import Tokenizer
 
@@ -136,6 +136,22 @@ def test_bytes_of_a_text_are_its_tokens(known: Tokenizer) -> None:
     assert token_bytes("", []).tolist() == []
 
 
+def test_a_model_whose_head_tells_no_tokens_tells_no_hidden_ones(encoder: Subject, filler: Subject) -> None:
+    for subject in (encoder, filler):
+        assert tells_hidden(subject.model.config)
+        assert not tells_hidden(replace(subject.model.config, head=ScalarOptions()))
+
+
+def test_what_is_not_measured_is_not_read(encoder: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, encode, encoded = [], Tokenizer.encode_with_offsets, []
+    for number in range(5):
+        (tmp_path / f"{number}.txt").write_text(TEXTS[0], encoding="utf-8")
+        files.append(str(tmp_path / f"{number}.txt"))
+    monkeypatch.setattr(Tokenizer, "encode_with_offsets", lambda *given: encoded.append(given) or encode(*given))
+    evaluate(encoder.model, encoder.tokenizer, "masked", files=tuple(files), tokens=20, languages=("en",))
+    assert len(encoded) == 1
+
+
 def test_models_that_cannot_are_named(encoder: Subject, model: Transformer, tokenizer: Tokenizer) -> None:
     for suite in ("masked", "infilling"):
         with pytest.raises(
@@ -151,7 +167,9 @@ def test_models_that_cannot_are_named(encoder: Subject, model: Transformer, toke
         evaluate(encoder.model, tokenizer, "masked")
     with pytest.raises(ValueError, match=r"hidden=0.0: a share of the tokens"):
         evaluate(encoder.model, encoder.tokenizer, "masked", hidden=0)
-    with pytest.raises(ValueError, match=r"spans=\(\): lengths from 1 to 15"):
+    with pytest.raises(ValueError, match=r"spans=\(\): a list of lengths from 1 to 15"):
         evaluate(encoder.model, encoder.tokenizer, "infilling", spans=())
+    with pytest.raises(ValueError, match=r"spans=3: a list of lengths"):
+        evaluate(encoder.model, encoder.tokenizer, "infilling", spans=3)
     with pytest.raises(ValueError, match=r"tokens=3, window=96: a piece has 16 tokens at least"):
         evaluate(encoder.model, encoder.tokenizer, "infilling", tokens=3)

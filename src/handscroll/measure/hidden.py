@@ -53,19 +53,21 @@ class Teller(Protocol):
 
 
 def tells_hidden(config: ModelConfig) -> bool:
-    return _sees_both_sides(config) or (config.mask == "prefix" and config.position.axes == 2)
+    tells = config.mask == "bidirectional" or (config.mask == "prefix" and config.position.axes == 2)
+    return tells and isinstance(config.head, VocabularyOptions)
 
 
 def make_teller(model: Transformer, tokenizer: Tokenizer) -> Teller:
     """ValueError for a tokenizer without the control tokens that such a model was trained with."""
-    roles = ("mask", "cls", "sep") if _sees_both_sides(model.config) else ("mask", "span_start", "span_end")
+    sees_both_sides = model.config.mask == "bidirectional"
+    roles = ("mask", "cls", "sep") if sees_both_sides else ("mask", "span_start", "span_end")
     ids = [tokenizer.role_id(role) for role in roles]
     if None in ids:
         raise ValueError(
             f"this model's tokenizer has no control token for {roles[ids.index(None)]}: use the tokenizer that the "
             "model was trained with"
         )
-    kind = Masks if _sees_both_sides(model.config) else Blanks
+    kind = Masks if sees_both_sides else Blanks
     return kind(model, *(id_ for id_ in ids if id_ is not None))
 
 
@@ -120,7 +122,8 @@ class Blanks:
         """A row for each group of spans, whose first one in its order is told."""
         found: list[Told] = []
         marks = BlankTokens(self.mask, self.start, self.end)
-        for group in _batches(rows, 2 * len(ids_L)):
+        # Part B has two tokens for each that is hidden alone.
+        for group in _batches(rows, 3 * len(ids_L)):
             made = [corrupt(ids_L, spans_N2, order_N, marks) for spans_N2, order_N in group]
             batch = collate_blanks([[each] for each in made]).to(self.model.device)
             sizes = [int(np.diff(spans_N2[order_N[0]])[0]) + 1 for spans_N2, order_N in group]
@@ -130,10 +133,6 @@ class Blanks:
             for told in _read(self.model, batch.tokens_BT, batch.layout, row_Q, place_Q, targets_Q):
                 found.append(Told(told.is_right[:-1], told.nll[:-1], told.is_right[-1]))
         return found
-
-
-def _sees_both_sides(config: ModelConfig) -> bool:
-    return config.mask == "bidirectional" and isinstance(config.head, VocabularyOptions)
 
 
 def _batches(rows: Sequence[Any], tokens: int) -> Iterator[Sequence[Any]]:

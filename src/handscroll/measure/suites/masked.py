@@ -8,17 +8,12 @@ fills blanks tells a blank of one token, and isn't asked how it ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from handscroll.kvcache import Policy
 from handscroll.measure.hidden import Teller
-from handscroll.measure.suites.pieces import Found, Piece, PieceOptions, measure_pieces, pieces
-from handscroll.measure.suites.record import Measured, Record
-from handscroll.measure.suites.suite import Part, Subject, Suite, Work
-from handscroll.measure.table import Table
+from handscroll.measure.suites.pieces import BITS, Found, Piece, PieceOptions, hiding_suite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,45 +28,15 @@ class MaskedOptions(PieceOptions):
             raise ValueError(f"hidden={self.hidden}: a share of the tokens, above 0 and at most 1")
 
 
-def parts(options: MaskedOptions) -> list[Part]:
-    return [Part("masked", lang) for lang in options.languages]
+def hide(teller: Teller, piece: Piece, draws: np.random.Generator, options: MaskedOptions) -> Found:
+    length = len(piece.ids_L)
+    places_N = np.sort(draws.choice(length, max(1, round(options.hidden * length)), replace=False))
+    together = teller.together(piece.ids_L, places_N)
+    alone = teller.alone(piece.ids_L, np.stack((places_N, places_N + 1), axis=1))
+    right = sum(told.is_right[0] for told in together)
+    return Found(right, len(places_N), sum(told.nll[0] for told in alone), int(piece.bytes_L[places_N].sum()))
 
 
-def prepare(subject: Subject, part: Part, options: MaskedOptions) -> list[Piece]:
-    return pieces(subject, part.lang, options)
-
-
-def measure(
-    subject: Subject, policy: Policy, read: Sequence[Piece], options: MaskedOptions
-) -> Iterator[Work | Measured]:
-    def hide(teller: Teller, piece: Piece, draws: np.random.Generator) -> Found:
-        length = len(piece.ids_L)
-        places_N = np.sort(draws.choice(length, max(1, round(options.hidden * length)), replace=False))
-        together = teller.together(piece.ids_L, places_N)
-        alone = teller.alone(piece.ids_L, np.stack((places_N, places_N + 1), axis=1))
-        right = sum(told.is_right[0] for told in together)
-        return Found(right, len(places_N), sum(told.nll[0] for told in alone), int(piece.bytes_L[places_N].sum()))
-
-    yield from measure_pieces(subject, read, options, hide)
-
-
-def table(records: Sequence[Record]) -> Table:
-    columns = ("language", "tokens", "hidden", "told", "bits per byte", "seconds")
-    rows = tuple(
-        (
-            each.cell.lang,
-            found.tokens,
-            found.asked,
-            each.figure("score"),
-            each.figure("bits_per_byte"),
-            found.read_seconds,
-        )
-        for each in records
-        for found in (each.found,)
-    )
-    return Table("Hidden tokens", columns, rows, frozenset({"told"}))
-
-
-MASKED = Suite(
-    "masked", frozenset({"hidden"}), ("score", "bits_per_byte"), MaskedOptions, parts, prepare, measure, table
+MASKED = hiding_suite(
+    "masked", MaskedOptions, hide, "Hidden tokens", "hidden", {"score": "told", "bits_per_byte": BITS}
 )

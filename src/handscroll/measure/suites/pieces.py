@@ -1,30 +1,34 @@
-"""What suites hide tokens of: texts cut into pieces that a model reads one by one, by language.
+"""Suites that hide tokens: texts cut into pieces that a model reads one by one, by language.
 
-Knows files and how a language is told. Leaves to the suites what is hidden.
+Knows files, how a language is told, and how figures add up. Leaves to each suite what is hidden of a piece.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from handscroll.kvcache import Policy
 from handscroll.measure.hidden import Teller, make_teller
 from handscroll.measure.likelihood import bits_per_byte, token_bytes
-from handscroll.measure.suites.record import Measured
+from handscroll.measure.suites.record import Measured, Record
 from handscroll.measure.suites.source import chronicle
-from handscroll.measure.suites.suite import Subject, Work
+from handscroll.measure.suites.suite import Part, Subject, Suite, Work
+from handscroll.measure.table import Table
 from handscroll.text import read_texts
 from handscroll.text.chronicle import LANGUAGES
 
 HAN = re.compile(r"[\u4e00-\u9fff]")
 # A piece in which more of the characters are Han is Chinese.
 HAN_SHARE = 0.2
+# The column of bits per byte, which are no share.
+BITS = "bits per byte"
 # Fewer tokens say too little about what is hidden among them.
 LEAST_PIECE = 16
 
@@ -90,6 +94,8 @@ def pieces(subject: Subject, lang: str, options: PieceOptions) -> list[Piece]:
     )
     found, left = [], options.tokens
     for text in texts:
+        if left < LEAST_PIECE:
+            break
         encoded = tokenizer.encode_with_offsets(text)
         ids, bytes_T = np.array(encoded.ids, dtype=np.int64), token_bytes(text, encoded.offsets)
         for start in range(0, len(ids), size):
@@ -106,20 +112,46 @@ def language(text: str) -> str:
     return "zh" if len(HAN.findall(text)) > HAN_SHARE * len(text) else "en"
 
 
-def measure_pieces(
-    subject: Subject,
-    read: Sequence[Piece],
-    options: PieceOptions,
-    hide: Callable[[Teller, Piece, np.random.Generator], Found],
-) -> Iterator[Work | Measured]:
-    """`hide` asks for what it hides of one piece; its draws are a function of the seed and the piece's number."""
+class Hide(Protocol):
+    def __call__(self, teller: Teller, piece: Piece, draws: np.random.Generator, options: Any, /) -> Found:
+        """Asks for what is hidden of a piece; what is drawn is a function of the seed and the piece's number."""
+
+
+def hiding_suite(
+    name: str, options: type[PieceOptions], hide: Hide, title: str, asked: str, figures: Mapping[str, str]
+) -> Suite:
+    """`title`, and what of each language is `asked`, are those of the table; `figures` give its columns their names."""
+
+    def parts(options: PieceOptions) -> list[Part]:
+        return [Part(name, lang) for lang in options.languages]
+
+    def prepare(subject: Subject, part: Part, options: PieceOptions) -> list[Piece]:
+        return pieces(subject, part.lang, options)
+
+    def measure(
+        subject: Subject, policy: Policy, read: Sequence[Piece], options: PieceOptions
+    ) -> Iterator[Work | Measured]:
+        return _measure(subject, read, options, hide)
+
+    def table(records: Sequence[Record]) -> Table:
+        rows = []
+        for each in records:
+            found = each.found
+            rows.append((each.cell.lang, found.tokens, found.asked, *map(each.figure, figures), found.read_seconds))
+        columns = ("language", "tokens", asked, *figures.values(), "seconds")
+        return Table(title, columns, tuple(rows), frozenset(figures.values()) - {BITS})
+
+    return Suite(name, frozenset({"hidden"}), tuple(figures), options, parts, prepare, measure, table)
+
+
+def _measure(subject: Subject, read: Sequence[Piece], options: PieceOptions, hide: Hide) -> Iterator[Work | Measured]:
     if not read:
         yield Measured(missing="no text of this language")
         return
     teller, total, done = make_teller(subject.model, subject.tokenizer), sum(len(piece.ids_L) for piece in read), 0
     found, started = Found(), time.perf_counter()
     for number, piece in enumerate(read):
-        found = found.add(hide(teller, piece, np.random.default_rng([options.seed, number])))
+        found = found.add(hide(teller, piece, np.random.default_rng([options.seed, number]), options))
         done += len(piece.ids_L)
         yield Work("reading", done, total, "tokens", done / (time.perf_counter() - started))
     figures: dict[str, Any] = {
