@@ -337,3 +337,16 @@ def test_where_kept_keys_stood_is_saved_and_joined(model: Transformer, named: An
     expected = model(tokens_BT[:, :9], cache=together)
     close(model(tokens_BT[:, :9], cache=joined), expected)
     close(model(tokens_BT[:, :9], cache=anew), expected)
+
+
+def test_rows_that_keep_as_many_keys_of_other_lengths_stand_elsewhere() -> None:
+    """Both rows hold 20 slots, whose queries come at 30 and at 50 of their texts."""
+    model = Transformer(dataclasses.replace(CONFIG, position=RelativeOptions()), seed=0)
+    model.position = position_of(RelativeOptions())
+    policy, tokens_BT = SnapKV(budget=20, observation=4), torch.arange(2 * 53).view(2, 53) % 97
+    together, *alone = (policy.start(model.config, model.position, rows) for rows in (2, 1, 1))
+    model.hidden(tokens_BT[:, :50], Layout.rows([30, 50]), together)
+    found = model.hidden(tokens_BT[:, 50:], Layout.rows([3, 3], [30, 50]), together).last_BTE
+    for row, (length, cache) in enumerate(zip((30, 50), alone, strict=True)):
+        model.hidden(tokens_BT[row : row + 1, :length], cache=cache)
+        close(model.hidden(tokens_BT[row : row + 1, 50:], cache=cache).last_BTE, found[row : row + 1])

@@ -1,6 +1,7 @@
 """Skipped positions: which distances a window meets, and that the model turns by them as `transformers` does."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 from handscroll.kernels.likelihood import IGNORE
-from handscroll.model import Transformer
+from handscroll.model import Layout, Transformer
 from handscroll.model.checkpoint import save_model
+from handscroll.model.position import AlibiOptions, LearnedOptions, Relative, RelativeOptions
+from handscroll.model.slots import PositionOptions
 from handscroll.training import SFT, CausalLM, TokenRow
 from handscroll.training.objectives import SkippedPositions
 from handscroll.training.objectives.skipped_positions import skips
@@ -83,3 +86,20 @@ def test_mistakes(make_rows: MakeRows) -> None:
         SkippedPositions(SFT(), 64, chunks=1)
     with pytest.raises(ValueError, match="a window of 24 tokens can't be spread over 20 positions"):
         SkippedPositions(CausalLM(), 20).make_batch([make_rows(24)], rng())
+
+
+@pytest.mark.parametrize("options", [AlibiOptions(), RelativeOptions(), LearnedOptions()], ids=str)
+def test_each_window_stands_where_it_was_moved(options: PositionOptions, make_model: MakeModel) -> None:
+    """Full windows side by side are what each is alone, though nothing but positions tells them apart."""
+    model = make_model(position=options, max_positions=64)
+    if isinstance(model.position, Relative):
+        for parameter in model.position.parameters():
+            torch.nn.init.normal_(parameter, 0, 0.5, generator=rng())
+    batch = SkippedPositions(CausalLM(), 64).make_batch([[TokenRow(range(16))]] * 2, rng())
+    positions_BTP = batch.layout.positions_BTP
+    assert batch.layout.is_uniform and not torch.equal(positions_BTP[0], positions_BTP[1])
+    together = model.hidden(batch.tokens_BT, batch.layout).last_BTE
+    for row in range(2):
+        layout = replace(Layout.rows([16], totals=[64]), positions_BTP=positions_BTP[row : row + 1])
+        alone = model.hidden(batch.tokens_BT[row : row + 1], layout).last_BTE
+        torch.testing.assert_close(alone, together[row : row + 1], atol=1e-5, rtol=0)

@@ -94,10 +94,12 @@ class Layout:
             and all(length == self.index_BT.shape[1] for length in lengths)
         )
 
-    @property
+    @cached_property
     def stands_alike(self) -> bool:
-        """Whether one row's positions are those of all: plain rows from the same index on."""
-        return self.is_uniform and self.positions_BTP.shape[-1] == 1
+        """Whether one row's positions are those of all: plain rows from the same index on, none of which was moved."""
+        positions_BTP = self.positions_BTP
+        is_plain = self.is_uniform and positions_BTP.shape[-1] == 1
+        return is_plain and (len(positions_BTP) == 1 or bool((positions_BTP == positions_BTP[:1]).all()))
 
     def axis(self, number: int) -> Tensor:
         """(B, T): one axis of all positions; 0 in one that the layout doesn't have, as in a text without spans."""
