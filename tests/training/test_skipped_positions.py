@@ -1,8 +1,9 @@
 """Skipped positions: which distances a window meets, and that the model turns by them as `transformers` does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from handscroll.kernels.likelihood import IGNORE
 from handscroll.model import Layout, Transformer
+from handscroll.model.attention import PooledOptions, SparseOptions
 from handscroll.model.checkpoint import save_model
 from handscroll.model.position import AlibiOptions, LearnedOptions, Relative, RelativeOptions
-from handscroll.model.slots import PositionOptions
 from handscroll.training import SFT, CausalLM, TokenRow
 from handscroll.training.objectives import SkippedPositions
 from handscroll.training.objectives.skipped_positions import skips
@@ -88,10 +89,20 @@ def test_mistakes(make_rows: MakeRows) -> None:
         SkippedPositions(CausalLM(), 20).make_batch([make_rows(24)], rng())
 
 
-@pytest.mark.parametrize("options", [AlibiOptions(), RelativeOptions(), LearnedOptions()], ids=str)
-def test_each_window_stands_where_it_was_moved(options: PositionOptions, make_model: MakeModel) -> None:
+@pytest.mark.parametrize(
+    "slots",
+    [
+        {"position": AlibiOptions()},
+        {"position": RelativeOptions()},
+        {"position": LearnedOptions()},
+        {"position": AlibiOptions(), "attention": SparseOptions(window=4)},
+        {"attention": PooledOptions(window=4, stride=4)},
+    ],
+    ids=str,
+)
+def test_each_window_stands_where_it_was_moved(slots: Mapping[str, Any], make_model: MakeModel) -> None:
     """Full windows side by side are what each is alone, though nothing but positions tells them apart."""
-    model = make_model(position=options, max_positions=64)
+    model = make_model(**slots, max_positions=64)
     if isinstance(model.position, Relative):
         for parameter in model.position.parameters():
             torch.nn.init.normal_(parameter, 0, 0.5, generator=rng())

@@ -86,7 +86,7 @@ def text_blocks(layout: Layout, length: int) -> TextBlocks:
 def _rows(layout: Layout, length: int) -> TextBlocks:
     """Every row is one text, from the block that its first token stands in."""
     assert layout.starts is not None
-    index_BT = layout.index_BT[:1] if layout.is_uniform else layout.index_BT
+    index_BT = layout.index_BT[:1] if layout.stands_alike else layout.index_BT
     lead = [start % length for start in layout.starts[: len(index_BT)]]
     tokens = index_BT.shape[1]
     blocks = -(-(tokens + max(lead)) // length)
