@@ -22,7 +22,10 @@ HAS_FBGEMM = "fbgemm" in torch.backends.quantized.supported_engines
 
 
 class LinearByColumns(nn.Linear):
-    """Takes over the parameters of a linear map (mutates where its matrix lies); no number changes."""
+    """Takes over the parameters of a linear map (mutates where its matrix lies); no number changes.
+
+    What goes by a module's exact type, as PyTorch's `quantize_dynamic` does, no longer takes it for a linear map.
+    """
 
     def __init__(self, of: nn.Linear):
         super().__init__(of.in_features, of.out_features, bias=of.bias is not None, device="meta")

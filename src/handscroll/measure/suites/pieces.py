@@ -18,7 +18,7 @@ from handscroll.kvcache import Policy
 from handscroll.measure.hidden import Teller, make_teller
 from handscroll.measure.likelihood import bits_per_byte, token_bytes
 from handscroll.measure.suites.record import Measured, Record
-from handscroll.measure.suites.source import chronicle
+from handscroll.measure.suites.source import check_languages, chronicle
 from handscroll.measure.suites.suite import Part, Subject, Suite, Work
 from handscroll.measure.table import Table
 from handscroll.text import read_texts
@@ -52,6 +52,7 @@ class PieceOptions:
                 f"tokens={self.tokens}, window={self.window}: a piece has {LEAST_PIECE} tokens at least, so give as "
                 "many of both"
             )
+        check_languages(self.languages)
 
     @property
     def full_limit(self) -> int:

@@ -25,6 +25,7 @@ from handscroll.measure.policies import FULL_LIMIT, require_full
 from handscroll.measure.reading import timed
 from handscroll.measure.suites.depths import by_depth
 from handscroll.measure.suites.record import Measured, Record, record_table
+from handscroll.measure.suites.source import check_languages
 from handscroll.measure.suites.suite import Part, Subject, Suite, Work, over_limit
 from handscroll.measure.table import Table
 from handscroll.model import Cache
@@ -65,9 +66,7 @@ class TaskOptions:
         for name in ("haystack_files", "question_files"):
             if isinstance(given := getattr(self, name), str):
                 raise ValueError(f"{name}={given!r}: give a list of files, such as [{given}]")
-        unknown = [lang for lang in self.languages if lang not in LANGUAGES]
-        if unknown or not self.languages:
-            raise ValueError(f"languages are {list(self.languages)}; give one or more of {', '.join(LANGUAGES)}")
+        check_languages(self.languages)
 
 
 @dataclass(frozen=True)
