@@ -167,11 +167,9 @@ def test_models_that_cannot_are_named(encoder: Subject, model: Transformer, toke
         evaluate(encoder.model, tokenizer, "masked")
     with pytest.raises(ValueError, match=r"hidden=0.0: a share of the tokens"):
         evaluate(encoder.model, encoder.tokenizer, "masked", hidden=0)
-    with pytest.raises(ValueError, match=r"spans=\(\): a list of lengths from 1 to 15"):
+    with pytest.raises(ValueError, match=r"spans=\(\): lengths from 1 to 15"):
         evaluate(encoder.model, encoder.tokenizer, "infilling", spans=())
     with pytest.raises(ValueError, match=r"languages are \['fr'\]; give one or more of en, zh"):
         evaluate(encoder.model, encoder.tokenizer, "masked", languages=("fr",))
-    with pytest.raises(ValueError, match=r"spans=3: a list of lengths"):
-        evaluate(encoder.model, encoder.tokenizer, "infilling", spans=3)
     with pytest.raises(ValueError, match=r"tokens=3, window=96: a piece has 16 tokens at least"):
         evaluate(encoder.model, encoder.tokenizer, "infilling", tokens=3)

@@ -23,10 +23,8 @@ class InfillingOptions(PieceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.spans, int) or not self.spans or not all(0 < length < LEAST_PIECE for length in self.spans):
-            raise ValueError(
-                f"spans={self.spans}: a list of lengths from 1 to {LEAST_PIECE - 1} tokens, such as [2, 3]"
-            )
+        if not self.spans or not all(0 < length < LEAST_PIECE for length in self.spans):
+            raise ValueError(f"spans={self.spans}: lengths from 1 to {LEAST_PIECE - 1} tokens, at least one of them")
 
 
 def hide(teller: Teller, piece: Piece, draws: np.random.Generator, options: InfillingOptions) -> Found:
