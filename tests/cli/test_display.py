@@ -85,9 +85,24 @@ def test_a_table_that_is_too_wide_is_turned() -> None:
 def test_a_table_of_many_rows_or_of_rows_with_one_name_stays_upright() -> None:
     names = tuple(f"a rather long column {number}" for number in range(4))
     for rows in ([(str(number), 1, 2, 3) for number in range(5)], [("4", 1, 2, 3), ("4", 4, 5, 6)]):
-        console, file = drawn(60)
+        console, file = drawn(40)
         print_table(console, Table("Title", names, tuple(rows)))
-        assert any(line.startswith("│ 4 ") for line in file.getvalue().splitlines())
+        lines = file.getvalue().splitlines()
+        assert max(map(len, lines)) <= 40
+        assert any(line.split()[:1] == ["4"] for line in lines)
+
+
+def test_a_narrow_table_wraps_at_words() -> None:
+    names = ("policy", "tokens read", "attended keys", "seconds reading", "seconds answering")
+    rows = tuple((name, 1_048_376, 288, 45.2, 0.0456) for name in ("sliding_window", "block_memory blocks=8") * 3)
+    for width in (60, 54):
+        console, file = drawn(width)
+        print_table(console, Table("Cost", names, rows))
+        lines = file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        # Each word and each number is whole; one of the policies goes on in a second line.
+        for word in ("sliding_window", "block_memory", "blocks=8", "1,048,376", "0.0456", "answering"):
+            assert any(word in line.split() for line in lines), word
 
 
 def test_json_is_one_line_of_readable_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,13 +9,15 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import gt
 from typing import TYPE_CHECKING, Any, Protocol
 
 from handscroll.recipes.events import Advance, Event, Finished
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, JustifyMethod
     from rich.progress import Progress, TaskID
+    from rich.table import Table as RichTable
 
     from handscroll.measure.table import Table
 
@@ -43,7 +45,8 @@ def print_json(result: Any) -> None:
 def print_table(target: Console, table: Table) -> None:
     """The table as it is where it fits; else turned round, with a column for each of its rows.
 
-    A table with more rows than columns, or whose rows have no names of their own, would be no narrower: it stays.
+    A table with more rows than columns, or whose rows have no names of their own, would be no narrower: it stays, with
+    narrower columns.
     """
     from rich.table import Table as RichTable
 
@@ -51,7 +54,7 @@ def print_table(target: Console, table: Table) -> None:
     names = table.column(table.columns[0])
     fits = target.measure(upright, options=target.options.update_width(WIDEST)).maximum <= target.width
     if fits or len(table.rows) > len(table.columns) or len(set(names)) < len(names):
-        target.print(upright)
+        target.print(upright if fits else narrowed(table, target.width))
         return
     turned = RichTable(title=table.title, title_justify="left")
     shown = table.shown()
@@ -60,6 +63,28 @@ def print_table(target: Console, table: Table) -> None:
     for place, name in enumerate(table.columns[1:], 1):
         turned.add_row(name, *(row[place] for row in shown))
     target.print(turned)
+
+
+def narrowed(table: Table, width: int) -> RichTable:
+    """With nothing but a space between columns, the widest of which wrap at their words, and within them at last."""
+    from rich import box
+    from rich.cells import cell_len
+    from rich.table import Table as RichTable
+
+    columns = [*zip(table.columns, *table.shown(), strict=True)]
+    widths = [max(map(cell_len, cells)) for cells in columns]
+    words = [max(cell_len(word) for cell in cells for word in cell.split() or [""]) for cells in columns]
+    for least in (words, [1] * len(words)):
+        while sum(widths) + len(widths) + 1 > width and any(map(gt, widths, least)):
+            spare = [have if have > need else 0 for have, need in zip(widths, least, strict=True)]
+            widths[spare.index(max(spare))] -= 1
+    found = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for name, room in zip(table.columns, widths, strict=True):
+        justify: JustifyMethod = "right" if table.is_numeric(name) else "left"
+        found.add_column(name, justify=justify, overflow="fold", width=room)
+    for row in table.shown():
+        found.add_row(*row)
+    return found
 
 
 def console(is_json: bool = False) -> Console:
