@@ -127,7 +127,7 @@ def test_what_has_no_equal_blocks_refuses_what_needs_them() -> None:
     for option in ({"selection": "per_head"}, {"representative": "all"}):
         with pytest.raises(ValueError, match="cut='sentences' makes blocks of different lengths"):
             make_policy({"policy": "block_memory", "cut": "sentences", **option})
-    with pytest.raises(ValueError, match="cut='words': .*'fixed' or 'sentences'"):
+    with pytest.raises(ValueError, match=r"cut='words': .*'fixed' or 'sentences'"):
         make_policy({"policy": "block_memory", "cut": "words"})
     assert cuts_sentences(POLICY)
     assert not cuts_sentences(BlockMemory())

@@ -50,7 +50,7 @@ SENTENCES = {"form": "sentence", "keys": "words"}
 
 
 def test_answers_restate_what_was_asked() -> None:
-    for task, options in (("passkey", {}), ("number", {}), ("kv", SENTENCES), ("needle", {"values": 2, "queries": 2})):
+    for task, options in (("passkey", {}), ("number", {}), ("kv", SENTENCES), ("needle", {"values": 4})):
         for row in chat_rows(task, tokens=900, count=2, languages=("en", "zh"), options=options, restated=True):
             user, assistant = (message["content"] for message in row["messages"])
             context, _, question = user.rpartition("\n")
@@ -61,6 +61,24 @@ def test_answers_restate_what_was_asked() -> None:
             assert all(question.count(re.match("[a-z-]+|.{4}", stated)[0]) == 1 for stated, _ in said)  # type: ignore[index]
     with pytest.raises(ValueError, match="vt has no answers that restate"):
         next(chat_rows("vt", tokens=800, count=1, languages=("en",), restated=True))
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_an_answer_about_several_keys_goes_from_one_to_the_next_as_the_question_does(lang: str) -> None:
+    options = {"values": 2, "queries": 3}
+    [row] = chat_rows("needle", tokens=1200, count=1, languages=(lang,), options=options, restated=True)
+    user, assistant = (message["content"] for message in row["messages"])
+    context, _, question = user.rpartition("\n")
+    sentences = [said.strip() for said in re.findall("[^.。]+[.。]", assistant)]
+    opening, keys = {"en": "It says ", "zh": "据载"}[lang], r"[a-z]+-[a-z]+" if lang == "en" else "[\u4e00-\u9fff]{4}"
+    pattern = f"({keys})(, |、)({keys})(, and |和)({keys})"
+    match = re.search(pattern, question.removeprefix("文中提到的"))
+    assert match is not None
+    first, comma, second, last_joint, third = match.groups()
+    leads = [opening, opening, first + comma, opening, second + last_joint, opening]
+    for said, lead, key in zip(sentences, leads, [first, first, second, second, third, third], strict=True):
+        assert said.startswith(lead + key), said
+        assert said.removeprefix(lead) in context
 
 
 def test_further_questions_are_further_turns() -> None:

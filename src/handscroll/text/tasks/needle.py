@@ -101,7 +101,7 @@ def write(
         question = _question(lang, options, asked_keys[number])
         answers = tuple(value for _, value in group)
         stated = [(sentence, key) for sentence, (key, _) in zip((gold[index] for index in mine), group, strict=True)]
-        asked.append(Asked(question, answers, "all", spans, depth, restate(lang, stated)))
+        asked.append(Asked(question, answers, "all", spans, depth, restate(lang, stated, question)))
     return Sample(laid.text, tuple(asked), lang)
 
 

@@ -12,11 +12,21 @@ JOINTS = {"en": " ", "zh": ""}
 FIRST_SENTENCE = re.compile("[^.。]*[.。]")
 
 
-def restate(lang: str, statements: Sequence[tuple[str, str]]) -> str:
-    """A sentence for each statement: its first sentence, from where the text that comes with it begins."""
-    said = []
+def restate(lang: str, statements: Sequence[tuple[str, str]], question: str = "") -> str:
+    """A sentence for each statement: its first sentence, from where the text that comes with it begins.
+
+    What it begins with is its key. Where a statement is about another key than the one before, its sentence begins with
+    that one and what follows it in the question: "A, and B is ...". Which key is next is then found as values are, by
+    the tokens right before it; a small model that is to begin with B by itself takes any key.
+    """
+    said, last = [], ""
     for statement, begins in statements:
         match = FIRST_SENTENCE.match(statement, statement.index(begins))
         assert match is not None, statement
-        said.append(OPENING[lang] + match[0])
+        leads = OPENING[lang]
+        if last not in ("", begins):
+            listed = question[question.index(last) :]
+            leads = listed[: listed.index(begins, len(last))]
+        said.append(leads + match[0])
+        last = begins
     return JOINTS[lang].join(said)
