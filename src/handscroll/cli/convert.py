@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from handscroll.cli.commands import CAN_RESUME, ModelName
 from handscroll.cli.display import console
-from handscroll.cli.tuning import AsJson, NewFolder, ResumeTuning, TuneChanges, show_made
+from handscroll.cli.tuning import AsJson, NewFolder, ResumeTuning, Tune, TuneChanges, show_made
 
 
 def convert(
@@ -24,15 +23,7 @@ def convert(
     pooling: Annotated[
         str, typer.Option(help="What becomes of a group of heads: their mean, or the first of them.")
     ] = "mean",
-    tune: Annotated[
-        Path | None,
-        typer.Option(
-            help="A training recipe that the model goes through before it is written. The recipe's out holds the run; "
-            "what it says of model and tokenizer is not used.",
-            metavar="RECIPE.yaml",
-            show_default=False,
-        ),
-    ] = None,
+    tune: Tune = None,
     resume: ResumeTuning = False,
     as_json: AsJson = False,
 ) -> None:

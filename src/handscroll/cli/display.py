@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from handscroll.recipes.events import Advance, Event, Finished
 
 if TYPE_CHECKING:
-    from rich.console import Console, JustifyMethod
+    from rich.console import Console
     from rich.progress import Progress, TaskID
     from rich.table import Table as RichTable
 
@@ -69,7 +69,6 @@ def narrowed(table: Table, width: int) -> RichTable:
     """With nothing but a space between columns, the widest of which wrap at their words, and within them at last."""
     from rich import box
     from rich.cells import cell_len
-    from rich.table import Table as RichTable
 
     columns = [*zip(table.columns, *table.shown(), strict=True)]
     widths = [max(map(cell_len, cells)) for cells in columns]
@@ -78,12 +77,10 @@ def narrowed(table: Table, width: int) -> RichTable:
         while sum(widths) + len(widths) + 1 > width and any(map(gt, widths, least)):
             spare = [have if have > need else 0 for have, need in zip(widths, least, strict=True)]
             widths[spare.index(max(spare))] -= 1
-    found = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    for name, room in zip(table.columns, widths, strict=True):
-        justify: JustifyMethod = "right" if table.is_numeric(name) else "left"
-        found.add_column(name, justify=justify, overflow="fold", width=room)
-    for row in table.shown():
-        found.add_row(*row)
+    found = table.to_rich()
+    found.box, found.padding, found.pad_edge = box.SIMPLE_HEAD, 0, False
+    for column, room in zip(found.columns, widths, strict=True):
+        column.width = room
     return found
 
 

@@ -10,7 +10,7 @@ import typer
 
 from handscroll.cli.commands import CAN_RESUME, ModelName, dotted
 from handscroll.cli.display import console
-from handscroll.cli.tuning import AsJson, NewFolder, ResumeTuning, TuneChanges, show_made
+from handscroll.cli.tuning import AsJson, NewFolder, ResumeTuning, Tune, TuneChanges, show_made
 
 FACTORS = ("short_factor", "long_factor")
 
@@ -35,15 +35,7 @@ def extend(
             show_default=False,
         ),
     ] = None,
-    tune: Annotated[
-        Path | None,
-        typer.Option(
-            help="A training recipe that the stretched model goes through before it is written. The recipe's out "
-            "holds the run; what it says of model and tokenizer is not used.",
-            metavar="RECIPE.yaml",
-            show_default=False,
-        ),
-    ] = None,
+    tune: Tune = None,
     resume: ResumeTuning = False,
     as_json: AsJson = False,
 ) -> None:

@@ -25,6 +25,15 @@ TuneChanges = Annotated[
         show_default=False,
     ),
 ]
+Tune = Annotated[
+    Path | None,
+    typer.Option(
+        help="A training recipe that the model goes through before it is written. The recipe's out holds the run; "
+        "what it says of model and tokenizer is not used.",
+        metavar="RECIPE.yaml",
+        show_default=False,
+    ),
+]
 ResumeTuning = Annotated[
     bool, typer.Option("--resume", help="Go on with the training of --tune from its last checkpoint.")
 ]

@@ -90,9 +90,10 @@ class FullLayer(LayerCache):
 
     def _masks_too_much(self, layout: Layout, query_BHTD: Tensor) -> bool:
         length = query_BHTD.shape[2]
+        if length == 1 or (self._is_plain(layout) and not self.weighs):
+            return False
         most = UNMASKED if goes_fused(query_BHTD) and self._is_causal(layout) else MASKED
-        needs_none = self._is_plain(layout) and not self.weighs
-        return length > 1 and not needs_none and length * self.store.used > most
+        return length * self.store.used > most
 
     def _is_causal(self, layout: Layout) -> bool:
         """Whether the tokens stand side by side, each sees all that came before it, and nobody wants weights."""

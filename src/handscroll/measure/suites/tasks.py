@@ -160,7 +160,7 @@ def _after(subject: Subject, policy: Policy, written: Written, options: TaskOpti
     taken.done += len(written.ids)
     _weigh(subject, cache, written.ids, taken)
     questions = [each.question for each in asked]
-    openings = [each.opening for each in asked] if options.opened else None
+    openings = [_opening(each, options) for each in asked]
     answers = replies(
         model, subject.tokenizer, cache, questions, openings=openings, max_new_tokens=options.max_new_tokens
     )
@@ -175,8 +175,7 @@ def _with(subject: Subject, policy: Policy, written: Written, options: TaskOptio
     breaks = breaks_for(policy, tokenizer)
     how: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, "stop_ids": tokenizer.stop_ids, "breaks": breaks}
     for each in written.sample.asked:
-        opening = each.opening if options.opened else ""
-        prompt = [*written.ids, *prompt_ids(tokenizer, each.question, opening)]
+        prompt = [*written.ids, *prompt_ids(tokenizer, each.question, _opening(each, options))]
         cache = policy.start(model.config, model.position, 1)
         reply: list[int] = []
         emitted = generate(model, [prompt], cache, **how)
@@ -193,6 +192,10 @@ def _with(subject: Subject, policy: Policy, written: Written, options: TaskOptio
         taken.answered.append(Answered(each, text, _depth(each, written.sample)))
         taken.done += len(written.ids)
         yield Work("reading", taken.done, taken.total)
+
+
+def _opening(asked: Asked, options: TaskOptions) -> str:
+    return asked.opening if options.opened else ""
 
 
 def _weigh(subject: Subject, cache: Cache, ids: Sequence[int], taken: Taken) -> None:
